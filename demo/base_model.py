@@ -1,0 +1,135 @@
+"""The empty demo base model: tokenizer, processor and a randomly initialised tiny Qwen2-VL."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    Qwen2Tokenizer,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+VOCABULARY = 2048
+PICTURE_SIDE = 84
+PICTURE_TOKENS = 9  # (84 / 14 patches / 2 merged) squared
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+
+
+def official_chat_template() -> str:
+    """The chat template of Qwen2-VL, as TRL ships it."""
+    return (resources.files("trl") / "chat_templates" / "qwen2_5_vl.jinja").read_text("utf-8")
+
+
+def build_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
+    """Train a byte-level BPE on `texts` and wrap it as the tokenizer class of Qwen2-VL."""
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(_regex(), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    learned = json.loads(bpe.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=learned["vocab"],
+        merges=[tuple(pair) for pair in learned["merges"]],
+        eos_token="<|im_end|>",
+        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
+        model_max_length=2048,
+    )
+    tokenizer.chat_template = official_chat_template()
+    assert len(tokenizer) == VOCABULARY, f"vocabulary has {len(tokenizer)} entries"
+    return tokenizer
+
+
+def _regex() -> object:
+    from tokenizers import Regex
+
+    return Regex(PRETOKENIZE_REGEX)
+
+
+def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2VLProcessor:
+    """A processor that shows every square picture to the model at 84 x 84, as nine tokens."""
+    pixels = {"shortest_edge": PICTURE_SIDE**2, "longest_edge": PICTURE_SIDE**2}
+    return Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(size=pixels),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(size=pixels),
+        chat_template=official_chat_template(),
+    )
+
+
+def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2VLForConditionalGeneration:
+    """A randomly initialised Qwen2-VL of about three million parameters."""
+    number = tokenizer.convert_tokens_to_ids
+    end, padding = number("<|im_end|>"), number("<|endoftext|>")
+    config = Qwen2VLConfig(
+        text_config={
+            "vocab_size": VOCABULARY,
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 2048,
+            # The sections share out half of the head's 48 dimensions over time, height and width.
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [8, 8, 8],
+            },
+            "bos_token_id": None,
+            "eos_token_id": end,
+            "pad_token_id": padding,
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": 3,
+            "embed_dim": 128,
+            "hidden_size": 192,
+            "num_heads": 4,
+            "mlp_ratio": 2,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+        image_token_id=number("<|image_pad|>"),
+        video_token_id=number("<|video_pad|>"),
+        vision_start_token_id=number("<|vision_start|>"),
+        vision_end_token_id=number("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+    model = Qwen2VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=end, pad_token_id=padding, max_new_tokens=64, do_sample=False
+    )
+    return model

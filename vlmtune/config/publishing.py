@@ -1,0 +1,32 @@
+"""What is merged and what is published."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from vlmtune.config.section import Section
+
+
+class MergeConfig(Section):
+    """Whether the adapter is merged into the base in bf16."""
+
+    enabled: bool = True
+
+
+class HubConfig(Section):
+    """Where to publish. Without a repo_id the same content is left in the run's folder."""
+
+    repo_id: str | None = Field(None, description="owner/name on the Hub; null: push nothing")
+    private: bool = True
+    push: list[Literal["adapter", "merged"]] = Field(
+        ["adapter"],
+        min_length=1,
+        description="the adapter goes to repo_id, the merged model to repo_id-merged",
+    )
+    license: str | None = Field(None, description="licence named in the model card")
+
+
+class TrackingConfig(Section):
+    """How the run is shown in MLflow."""
+
+    example_rows: int = Field(24, ge=0, description="held-out rows in the table with pictures")
