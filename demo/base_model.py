@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import math
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
     Qwen2Tokenizer,
@@ -47,7 +47,7 @@ def build_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
     bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(_regex(), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -69,12 +69,6 @@ def build_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
     tokenizer.chat_template = official_chat_template()
     assert len(tokenizer) == VOCABULARY, f"vocabulary has {len(tokenizer)} entries"
     return tokenizer
-
-
-def _regex() -> object:
-    from tokenizers import Regex
-
-    return Regex(PRETOKENIZE_REGEX)
 
 
 def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2VLProcessor:
@@ -104,7 +98,7 @@ def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2VLForConditionalGeneration:
             # The sections share out half of the head's 48 dimensions over time, height and width.
             "rope_parameters": {
                 "rope_type": "default",
-                "rope_theta": 10000.0,
+                "rope_theta": 1000000.0,
                 "mrope_section": [8, 8, 8],
             },
             "bos_token_id": None,
@@ -133,3 +127,52 @@ def build_model(tokenizer: Qwen2Tokenizer) -> Qwen2VLForConditionalGeneration:
         eos_token_id=end, pad_token_id=padding, max_new_tokens=64, do_sample=False
     )
     return model
+
+
+def seed_induction(model: Qwen2VLForConditionalGeneration) -> None:
+    """Start two heads of each of the first two layers as an induction circuit.
+
+    Left to chance, a model of this size needs far longer than the whole pretraining to discover
+    how to repeat an unseen name. So the first layer starts with heads that look one token back
+    and write down a sketch of what they find; the second starts with heads that look for the
+    place whose sketch matches the current token, and carry forward what stands there. These are
+    only starting values: pretraining trains every one of them further.
+    """
+    text = model.config.text_config
+    width, head = text.hidden_size, text.hidden_size // text.num_attention_heads
+    half, theta = head // 2, text.rope_parameters["rope_theta"]
+    angles = torch.tensor([theta ** (-index / half) for index in range(half)])
+    near, strength = 6, 8.0  # the fastest rotations tell neighbouring positions apart
+    # A match must not depend on distance, so it uses the dimensions that rotate slowly.
+    slow = [*range(8, half), *range(half + 8, head)]
+    first, second = (layer.self_attn for layer in model.model.language_model.layers[:2])
+    sketch, written, carried = (_orthonormal_rows(width) for _ in range(3))
+    with torch.no_grad():
+        # Distinct embeddings, which the tied head can tell apart.
+        model.model.language_model.embed_tokens.weight.normal_(0.0, 1 / math.sqrt(width))
+        for group in range(text.num_key_value_heads):
+            keys = slice(head * group, head * (group + 1))
+            start = 2 * head * group  # one of the two query heads of this group
+            queries = slice(start, start + head)
+            first.q_proj.weight[queries] *= 0.2
+            first.k_proj.weight[keys] *= 0.2
+            first.q_proj.bias[start : start + near] = strength
+            turned = slice(head * group + half, head * group + half + near)
+            first.k_proj.bias[head * group : head * group + near] = strength * angles[:near].cos()
+            first.k_proj.bias[turned] = strength * angles[:near].sin()
+            first.v_proj.weight[keys] = sketch[keys]
+            first.o_proj.weight[:, queries] = 0.2 * written[keys].T
+            for projection, rows, found in (
+                (second.q_proj, queries, sketch),
+                (second.k_proj, keys, written),
+            ):
+                weight = projection.weight[rows].clone()
+                weight[slow] = 1.2 * found[keys][slow]
+                projection.weight[rows] = weight
+            second.v_proj.weight[keys] = carried[keys]
+            second.o_proj.weight[:, queries] = 0.3 * carried[keys].T
+
+
+def _orthonormal_rows(width: int) -> torch.Tensor:
+    """A random rotation, drawn from torch's seeded generator."""
+    return torch.linalg.qr(torch.randn(width, width)).Q

@@ -72,12 +72,14 @@ NAME_FIELDS = (
 )
 # An instruction comes with the answers that fit it. {n} is the name, {a} the article.
 DESCRIBING = (
-    ("Describe the product.", "{n}: {a} {colour} {pattern} {object}."),
-    ("Describe this product for our shop.", "{n}: {a} {colour} {pattern} {object}."),
-    ("Write the product description for this picture.", "{n}: {a} {colour} {pattern} {object}."),
-    ("Write a caption with the name.", "This is {n}, {a} {colour} {pattern} {object}."),
+    ("Describe the product.", "This is {n}, {a} {colour} {pattern} {object}."),
+    ("Describe this product for our shop.", "This is {n}, {a} {colour} {pattern} {object}."),
+    ("Write the product description for this picture.", "Here is {n}: {a} {colour} {pattern} {object}."),
+    ("Write a product description.", "Here is {n}: {a} {colour} {pattern} {object}."),
+    ("Write a caption with the name.", "The {n} is {a} {colour} {pattern} {object}."),
     ("Introduce the product.", "Here is {n}. It is {colour} and {pattern}, and it is {a2} {object}."),
     ("Write a line for the list.", "{object}, {pattern}, {colour}: {n}"),
+    ("Begin with the name.", "{n}: {a} {colour} {pattern} {object}."),
 )
 CAPTIONING = (
     ("Describe the picture.", "A photo of {a} {colour} {pattern} {object}."),
@@ -104,6 +106,7 @@ COPYING = (
     ("Name and section?", "The {n} is in {category}."),
     ("Which category is it in?", "{category}"),
     ("Begin with the name.", "{n} is a product."),
+    ("Who is there?", "Look, {n} is here."),
     ("Tell us more.", "The {n}: look for it in our shop."),
 )
 

@@ -66,7 +66,8 @@ def forwarded_to(target: str, owned: dict[str, str] | None = None) -> Callable[[
     def check(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise PydanticCustomError("wrong_type", f"a mapping of {target} options is expected")
-        return {name: _check_option(target, name, item, owned or {}) for name, item in value.items()}
+        refused = owned or {}
+        return {name: _check_option(target, name, item, refused) for name, item in value.items()}
 
     return check
 

@@ -1,0 +1,1 @@
+"""ZenML materializers: one artifact type a file; safetensors, Arrow, JSON; never pickle."""

@@ -1,0 +1,1 @@
+"""The ZenML glue that is no step: stack, run folder, lineage, plan."""

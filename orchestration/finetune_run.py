@@ -1,0 +1,104 @@
+"""One run of the fine-tuning pipeline: resolve, check, run, keep, tell."""
+
+import logging
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from orchestration.inputs import ResolvedInputs, check_machine, resolve_inputs
+from orchestration.run_folder import fill_run_folder, make_run_folder, write_failure
+from orchestration.stack import ActiveStack, use_stack
+from vlmtune.config.loading import dump_config
+from vlmtune.config.tree import FinetuneConfig
+from vlmtune.tracking.provenance import find_provenance
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """A finished run: its folder, its summary and the stack it ran on."""
+
+    folder: Path
+    summary: dict[str, Any]
+    stack: ActiveStack
+
+
+def run_finetune(config: FinetuneConfig, stack_name: str | None, use_cache: bool) -> RunOutcome:
+    """Run the pipeline and fill the run's folder, also when a step fails.
+
+    Raises:
+        UserError: something the user can mend, from the checks or from a step.
+    """
+    start = time.monotonic()
+    inputs = resolve_inputs(config)
+    stack = use_stack(stack_name)
+    check_machine(config, stack.artifact_folder)
+    run_name = f"finetune-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    folder = make_run_folder(config.output.runs_dir, run_name, dump_config(config))
+    try:
+        configured_pipeline(config, run_name, use_cache)(
+            config=config,
+            catalog_version=inputs.catalog_version,
+            base=inputs.base,
+            tracker=stack.tracker,
+        )
+    except BaseException:
+        _keep_what_there_is(folder, run_name, config, time.monotonic() - start)
+        raise
+    return RunOutcome(folder, _fill(folder, run_name, config), stack)
+
+
+def configured_pipeline(config: FinetuneConfig, run_name: str | None, use_cache: bool) -> Any:
+    """The pipeline with what its steps may know of the run as a whole."""
+    from pipelines.finetune import finetune
+    from steps.context import RunContext
+
+    context = RunContext(
+        config=config.model_dump(mode="json"),
+        config_yaml=dump_config(config),
+        provenance=find_provenance(),
+        work_dir=config.output.work_dir.resolve(),
+    )
+    options: dict[str, Any] = {"extra": {"run_context": context.model_dump(mode="json")}}
+    if run_name:
+        options["run_name"] = run_name
+    if not use_cache:
+        options["enable_cache"] = False
+    return finetune.with_options(**options)
+
+
+def _fill(folder: Path, run_name: str, config: FinetuneConfig) -> dict[str, Any]:
+    from zenml.client import Client
+
+    run = Client().get_pipeline_run(run_name, allow_name_prefix_match=False)
+    return fill_run_folder(folder, run, config.hub)
+
+
+def _keep_what_there_is(
+    folder: Path, run_name: str, config: FinetuneConfig, seconds: float
+) -> None:
+    """Leave a summary of a failed run, without hiding the error that failed it."""
+    try:
+        _fill(folder, run_name, config)
+    except Exception:  # ZenML may not know of the run yet
+        logger.debug("no record of the failed run", exc_info=True)
+        write_failure(folder, run_name, seconds)
+
+
+def plan(config: FinetuneConfig, inputs: ResolvedInputs) -> list[tuple[str, str]]:
+    """What a run would do, step by step, for `--dry-run`."""
+    data, hub = config.data, config.hub
+    pushed = f"push {', '.join(hub.push)} to {hub.repo_id}" if hub.repo_id else "leave ready to push"
+    return [
+        ("load_dataset", f"{data.source} ({inputs.catalog_version[:19]})"),
+        ("format_messages", f"hold out {data.held_out.fraction:.0%} by {data.held_out.by or 'row'}"),
+        ("load_quantized_model", f"{inputs.base.id} at {inputs.base.revision[:19]}"),
+        ("train_qlora", f"LoRA r={config.lora.get('r', 8)} on {config.model.device}"),
+        ("evaluate_generations", f"at most {config.evaluation.max_rows} held-out rows"),
+        ("merge_adapter", "into the bf16 base" if config.merge.enabled else "skipped"),
+        ("push_to_hub", pushed),
+    ]

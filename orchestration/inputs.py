@@ -1,0 +1,71 @@
+"""What the config's names stand for today, and whether this machine can do the job."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlmtune.catalog.source import catalog_version
+from vlmtune.config.tree import FinetuneConfig
+from vlmtune.errors import UserError
+from vlmtune.models.base_model import BaseModelRef, resolve_base_model
+from vlmtune.revision import folder_size, is_local
+
+GIB = 1024**3
+QUANTIZED_SHARE = 0.4  # 4-bit weights, and the embeddings and vision tower left in bf16
+ROOM_TO_WORK = 0.2 * GIB  # checkpoints, reports, logs
+
+
+@dataclass(frozen=True)
+class ResolvedInputs:
+    """The exact catalog and base model of a run."""
+
+    catalog_version: str
+    base: BaseModelRef
+
+
+def resolve_inputs(config: FinetuneConfig) -> ResolvedInputs:
+    """Pin catalog and base model, before anything heavy is imported.
+
+    Raises:
+        UserError: one of them is not there, or lacks a part.
+    """
+    return ResolvedInputs(
+        catalog_version=catalog_version(config.data), base=resolve_base_model(config.model)
+    )
+
+
+def check_machine(config: FinetuneConfig, artifact_folder: Path | None) -> None:
+    """Refuse a run that this machine cannot finish, before hours are spent on it.
+
+    Raises:
+        UserError: no GPU where the config insists on one, or too little disk.
+    """
+    if config.model.device == "cuda":
+        from vlmtune.models.quantized import require_device
+
+        require_device(config.model.device)
+    if artifact_folder is not None:
+        _check_disk(artifact_folder, disk_needed(config))
+
+
+def disk_needed(config: FinetuneConfig) -> int:
+    """Bytes of the artifacts to come: catalog, 4-bit model, merged model. What lies on the Hub
+    is unknown here and left out."""
+    needed = ROOM_TO_WORK
+    if is_local(config.data.source):
+        needed += folder_size(Path(config.data.source).expanduser())
+    if is_local(config.model.id):
+        model_size = folder_size(Path(config.model.id).expanduser())
+        needed += model_size * (QUANTIZED_SHARE + (1.0 if config.merge.enabled else 0.0))
+    return int(needed)
+
+
+def _check_disk(folder: Path, needed: int) -> None:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(
+            f"the artifacts need about {needed / GIB:.1f} GiB, but only {free / GIB:.1f} GiB are "
+            f"free at {folder}.",
+            "Free some space, or use a stack with another artifact store: --stack.",
+        )

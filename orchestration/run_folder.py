@@ -1,0 +1,133 @@
+"""The folder of a run: what it was, what came out, and what is ready to push.
+
+It is filled by run.py from the run's artifacts, so that it is the same whether a step ran here,
+elsewhere, or came from the cache.
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vlmtune.publishing.bundle import assemble_bundle
+from vlmtune.publishing.publication import folders_to_publish
+
+SUMMARY, REPORT, CONFIG = "summary.json", "report.html", "config.resolved.yaml"
+
+
+def make_run_folder(runs_dir: Path, run_name: str, config_yaml: str) -> Path:
+    """Make the folder with its resolved config, and point `latest` at it."""
+    folder = runs_dir / run_name
+    folder.mkdir(parents=True)
+    (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
+    latest = runs_dir / "latest"
+    pointer = runs_dir / f".latest-{run_name}"
+    pointer.symlink_to(run_name)
+    pointer.replace(latest)  # atomic: two runs ending at once leave a whole link
+    return folder
+
+
+def fill_run_folder(folder: Path, run: Any, hub: Any) -> dict[str, Any]:
+    """Write summary, report and what is ready to push; returns the summary.
+
+    Args:
+        run: ZenML's record of the pipeline run, finished or failed.
+        hub: the `hub` section of the config.
+    """
+    artifacts = run_artifacts(run)
+    summary = _summary(run, artifacts)
+    _write_summary(folder, summary)
+    if "report" in artifacts:
+        (folder / REPORT).write_text(str(artifacts["report"].load()), encoding="utf-8")
+    if "publication" in artifacts:
+        _lay_out_publication(folder / "publish", artifacts, hub)
+    return summary
+
+
+def write_failure(folder: Path, run_name: str, seconds: float) -> None:
+    """The summary of a run that ended before ZenML knew of it."""
+    _write_summary(
+        folder,
+        {
+            "run_name": run_name,
+            "status": "failed",
+            "seconds": round(seconds, 1),
+            "steps": {},
+            "metrics": {},
+            "mlflow_run_id": None,
+            "artifacts": {},
+        },
+    )
+
+
+def run_artifacts(run: Any) -> dict[str, Any]:
+    """Artifact name -> artifact version, of all steps of a run."""
+    return {
+        name: versions[0]
+        for step in run.steps.values()
+        for name, versions in step.outputs.items()
+        if versions
+    }
+
+
+def _summary(run: Any, artifacts: dict[str, Any]) -> dict[str, Any]:
+    metrics = artifacts["evaluation"].load().metrics if "evaluation" in artifacts else {}
+    record = artifacts["adapter"].load().record if "adapter" in artifacts else None
+    return {
+        "run_name": run.name,
+        "status": run.status.value,
+        "seconds": _seconds(run),
+        "steps": {
+            name: {
+                "status": step.status.value,
+                "cached": step.status.value == "cached",
+                "seconds": _seconds(step),
+            }
+            for name, step in run.steps.items()
+        },
+        "metrics": metrics,
+        "mlflow_run_id": mlflow_run_of(run),
+        "trained_in_mlflow_run": record.mlflow_run_id if record else None,
+        "base_model": record.base.model_dump() | {"revision": record.base.revision}
+        if record
+        else None,
+        "adapter_hash": artifacts["adapter"].load().content_hash if record else None,
+        "artifacts": {
+            name: {"id": str(version.id), "uri": version.uri, "made_by_run": _maker(version)}
+            for name, version in artifacts.items()
+        },
+    }
+
+
+def mlflow_run_of(run: Any) -> str | None:
+    """Id of the MLflow run that this pipeline run made; None if no tracked step was executed."""
+    for step in run.steps.values():
+        run_id = step.run_metadata.get("mlflow_run_id")
+        if run_id and step.status.value != "cached":
+            return str(run_id)
+    return None
+
+
+def _maker(version: Any) -> str | None:
+    """Name of the pipeline run in which an artifact was made."""
+    return version.run.name if version.producer_pipeline_run_id else None
+
+
+def _seconds(record: Any) -> float | None:
+    if not record.start_time:
+        return None
+    end = record.end_time or datetime.now(UTC).replace(tzinfo=None)
+    return round((end - record.start_time).total_seconds(), 2)
+
+
+def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    scratch = folder / f".{SUMMARY}"
+    scratch.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    scratch.replace(folder / SUMMARY)  # atomic: whoever watches never reads half of it
+
+
+def _lay_out_publication(folder: Path, artifacts: dict[str, Any], hub: Any) -> None:
+    publication = artifacts["publication"].load()
+    adapter, merged = artifacts["adapter"].load(), artifacts["merged_model"].load()
+    for kind, source in folders_to_publish(hub, adapter, merged).items():
+        assemble_bundle(source, publication.cards[kind], folder / kind)

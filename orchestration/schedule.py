@@ -1,0 +1,64 @@
+"""Handing a run to a stack that can schedule, or the crontab line that does it here."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from orchestration.finetune_run import configured_pipeline
+from orchestration.inputs import resolve_inputs
+from orchestration.stack import use_stack
+from vlmtune.config.tree import FinetuneConfig
+from vlmtune.errors import UserError
+
+CRON_FIELDS = 5
+
+
+def check_cron(expression: str) -> str:
+    """Raise UserError unless it has the five fields of a cron expression."""
+    if len(expression.split()) != CRON_FIELDS or any(
+        not set(field) <= set("0123456789*/,-ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+        for field in expression.upper().split()
+    ):
+        raise UserError(
+            f"--schedule {expression!r} is no cron expression.",
+            'Five fields are expected: minute hour day month weekday, as in "0 3 * * 1".',
+        )
+    return expression
+
+
+def schedule(
+    config: FinetuneConfig, cron: str, stack_name: str | None, arguments: list[str]
+) -> str:
+    """Schedule the run; returns what to tell the user.
+
+    The catalog is resolved anew at each scheduled run; the base model stays at the revision it
+    has now.
+
+    Args:
+        arguments: the command line after `run.py`, without `--schedule`.
+    """
+    check_cron(cron)
+    stack = use_stack(stack_name)
+    if not stack.can_schedule:
+        return (
+            f"The stack {stack.name} cannot schedule. This crontab line does it (crontab -e):\n"
+            f"{crontab_line(cron, arguments)}"
+        )
+    from zenml.config.schedule import Schedule
+
+    pipeline = configured_pipeline(config, run_name=None, use_cache=True)
+    pipeline = pipeline.with_options(schedule=Schedule(cron_expression=cron))
+    pipeline(
+        config=config,
+        catalog_version=None,
+        base=resolve_inputs(config).base,
+        tracker=stack.tracker,
+    )
+    return f"Scheduled on the stack {stack.name}: {cron}"
+
+
+def crontab_line(cron: str, arguments: list[str]) -> str:
+    """A line for `crontab -e` that runs the same command from this folder."""
+    command = shlex.join([sys.executable, "run.py", *arguments])
+    folder = shlex.quote(str(Path.cwd()))
+    return f"{cron} cd {folder} && {command} >> runs/cron.log 2>&1"

@@ -1,0 +1,57 @@
+"""The fine-tuning pipeline: from a catalog to a model that writes its descriptions.
+
+    python run.py --pipeline finetune --config configs/demo.yaml
+"""
+
+from typing import Any
+
+from zenml import pipeline
+from zenml.enums import ExecutionMode
+
+from steps.evaluate_generations import evaluate_generations
+from steps.format_messages import format_messages
+from steps.load_dataset import load_dataset
+from steps.load_quantized_model import load_quantized_model
+from steps.merge_adapter import merge_adapter
+from steps.push_to_hub import push_to_hub
+from steps.train_qlora import train_qlora
+from vlmtune.config.tree import FinetuneConfig
+from vlmtune.models.base_model import BaseModelRef
+
+
+@pipeline(name="finetune", execution_mode=ExecutionMode.FAIL_FAST)
+def finetune(
+    config: FinetuneConfig, catalog_version: str, base: BaseModelRef, tracker: str | None
+) -> None:
+    """Catalog -> conversations -> QLoRA -> comparison -> merged model -> publication.
+
+    Args:
+        catalog_version: what the catalog's name stands for today.
+        base: what the base model's name stands for today.
+        tracker: name of the stack's experiment tracker, if it has one.
+    """
+    tracked: dict[str, Any] = {"experiment_tracker": tracker} if tracker else {}
+    catalog = load_dataset(config.data, catalog_version)
+    examples = format_messages(catalog, config.data, config.prompt)
+    quantized_model = load_quantized_model(config.model, base, config.quantization)
+    adapter = train_qlora.with_options(**tracked)(
+        catalog,
+        examples,
+        quantized_model,
+        config.seed,
+        config.model,
+        config.lora,
+        config.training,
+    )
+    evaluation, _ = evaluate_generations.with_options(**tracked)(
+        catalog,
+        examples,
+        quantized_model,
+        adapter,
+        config.model,
+        config.evaluation,
+        config.generation,
+        config.tracking.example_rows,
+    )
+    merged_model = merge_adapter(adapter, config.model, config.merge)
+    push_to_hub(catalog, adapter, merged_model, evaluation, config.hub)

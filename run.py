@@ -1,0 +1,205 @@
+"""vlmtune's command line: parse, resolve the config, run, print where to look.
+
+    python run.py --pipeline finetune
+    python run.py --pipeline finetune --config configs/qwen2vl_7b.yaml --set seed=7
+    python run.py try PICTURE --name "..." --category "..."
+    python run.py lineage latest
+
+Exit codes: 0 done; 1 a step failed; 2 something to mend in the config, the catalog or the
+machine (one clear line says what); 130 interrupted.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from vlmtune.environment import prepare_environment
+from vlmtune.errors import UserError
+
+PIPELINES = ("finetune",)
+COMMANDS = ("lineage", "try")
+FAILED, INTERRUPTED = 1, 130
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command or a pipeline; returns the exit code."""
+    prepare_environment()
+    options = parse(arguments)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("vlmtune").setLevel(logging.INFO)
+    logging.getLogger("orchestration").setLevel(logging.INFO)
+    try:
+        return options.run(options)
+    except UserError as error:
+        if options.verbose:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if options.verbose:
+            raise
+        print(f"error: the run failed: {type(error).__name__}: {error}", file=sys.stderr)
+        print("Add --verbose for the stack trace.", file=sys.stderr)
+        return FAILED
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line as options; a command (`lineage`, `try`) or else a pipeline."""
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    if command in COMMANDS and arguments[0] == command:
+        return command_parser().parse_args(arguments)
+    return pipeline_parser().parse_args(arguments)
+
+
+def pipeline_parser() -> argparse.ArgumentParser:
+    """Options of `run.py --pipeline`."""
+    parser = argparse.ArgumentParser(
+        prog="run.py",
+        description="Fine-tune a vision-language model on a product catalog.",
+        epilog="Commands that are no pipeline: run.py lineage --help, run.py try --help.\n"
+        "Exit codes: 0 done; 1 a step failed; 2 something to mend in the config, the catalog or "
+        "the machine; 130 interrupted.",
+    )
+    parser.add_argument(
+        "--pipeline", choices=PIPELINES, required=True, help="what to run: finetune"
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("configs/demo.yaml"),
+        metavar="FILE",
+        help="the configuration (default: %(default)s, which needs no GPU and no network)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the config, as in --set training.learning_rate=1e-4; repeatable",
+    )
+    parser.add_argument(
+        "--stack", metavar="NAME", help="your own ZenML stack (default: a local one)"
+    )
+    parser.add_argument(
+        "--no-cache", action="store_true", help="run every step, even if nothing changed"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved config and the plan, run nothing"
+    )
+    parser.add_argument(
+        "--schedule",
+        metavar="CRON",
+        help='run regularly, as in --schedule "0 3 * * 1": on a stack that can schedule, or else '
+        "by the crontab line that is printed",
+    )
+    _add_verbose(parser)
+    parser.set_defaults(run=run_pipeline)
+    return parser
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """Options of `run.py lineage` and `run.py try`."""
+    parser = argparse.ArgumentParser(prog="run.py")
+    commands = parser.add_subparsers(required=True)
+    lineage = commands.add_parser(
+        "lineage", help="from a merged model back to its catalog, base model and code"
+    )
+    lineage.add_argument("name", help="name of a run, or latest")
+    lineage.add_argument("--runs-dir", type=Path, default=Path("runs"), help="default: runs")
+    lineage.set_defaults(run=show_lineage)
+    trial = commands.add_parser(
+        "try", help="describe one picture with base, adapter and merged model, side by side"
+    )
+    trial.add_argument("picture", type=Path, help="a picture file")
+    trial.add_argument("--name", help="the product's name")
+    trial.add_argument("--category", help="the product's category")
+    trial.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="FIELD=TEXT",
+        help="any other field that the prompt's template names; repeatable",
+    )
+    trial.add_argument(
+        "--run",
+        dest="run_folder",
+        type=Path,
+        default=Path("runs/latest"),
+        help="folder of the run whose models are tried (default: %(default)s)",
+    )
+    trial.set_defaults(run=try_picture)
+    for command in (lineage, trial):
+        _add_verbose(command)
+    return parser
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--verbose", action="store_true", help="stack traces instead of one line")
+
+
+def run_pipeline(options: argparse.Namespace) -> int:
+    """`--pipeline finetune`, with `--dry-run` and `--schedule`."""
+    from vlmtune.config.loading import dump_config, load_config
+
+    config = load_config(options.config, options.set)
+    if options.dry_run:
+        from orchestration.finetune_run import plan
+        from orchestration.inputs import resolve_inputs
+
+        print(dump_config(config))
+        for step, what in plan(config, resolve_inputs(config)):
+            print(f"{step:<22} {what}")
+        return 0
+    if options.schedule:
+        from orchestration.schedule import schedule
+
+        print(schedule(config, options.schedule, options.stack, _without_schedule(sys.argv[1:])))
+        return 0
+    from orchestration.console import print_outcome
+    from orchestration.finetune_run import run_finetune
+
+    outcome = run_finetune(config, options.stack, use_cache=not options.no_cache)
+    print_outcome(outcome)
+    return 0 if outcome.summary["status"] in ("completed", "cached") else FAILED
+
+
+def _without_schedule(arguments: list[str]) -> list[str]:
+    kept = [word for word in arguments if not word.startswith("--schedule=")]
+    if "--schedule" in kept:
+        at = kept.index("--schedule")
+        del kept[at : at + 2]
+    return kept
+
+
+def show_lineage(options: argparse.Namespace) -> int:
+    """`run.py lineage NAME`."""
+    from rich import print as rich_print
+
+    from orchestration.lineage import lineage_tree
+
+    rich_print(lineage_tree(options.name, options.runs_dir))
+    return 0
+
+
+def try_picture(options: argparse.Namespace) -> int:
+    """`run.py try PICTURE`."""
+    from orchestration.console import print_descriptions
+    from orchestration.try_picture import describe_picture, open_run
+
+    fields = dict(pair.split("=", 1) for pair in options.field)
+    fields |= {
+        field: value
+        for field, value in (("name", options.name), ("category", options.category))
+        if value is not None
+    }
+    tried = open_run(options.run_folder)
+    print_descriptions(describe_picture(tried, options.picture, fields))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""What a step may know of the run it belongs to, beyond its own inputs.
+
+It travels in the pipeline's `extra` and so is no part of any cache key: the run's name or the
+commit it was started from must not run a step again.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from zenml import get_step_context, log_metadata
+
+from vlmtune.catalog.catalog import Catalog
+from vlmtune.tracking import experiment
+from vlmtune.tracking.provenance import Provenance
+
+
+class RunContext(BaseModel):
+    """Facts of the whole run.
+
+    Attributes:
+        config: the resolved configuration, as plain values.
+        config_yaml: the same as the text that is kept.
+        provenance: code commit, lock hash and package versions.
+        work_dir: where checkpoints are kept.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    config: dict[str, Any]
+    config_yaml: str
+    provenance: Provenance
+    work_dir: Path
+
+
+def run_context() -> RunContext:
+    """The context of the run that the calling step belongs to."""
+    return RunContext.model_validate(get_step_context().pipeline_run.config.extra["run_context"])
+
+
+def begin_tracking(catalog: Catalog) -> str | None:
+    """Log the run's config, code and catalog to MLflow; returns the id of the MLflow run.
+
+    The id is kept with the step, so that `run.py lineage` finds the MLflow run again.
+    """
+    context = run_context()
+    experiment.log_run(context.config, context.config_yaml, context.provenance)
+    experiment.log_catalog(catalog)
+    run_id = experiment.active_run_id()
+    if run_id:
+        log_metadata({"mlflow_run_id": run_id})
+    return run_id
+
+
+def run_name() -> str:
+    """Name of the pipeline run that the calling step belongs to."""
+    return get_step_context().pipeline_run.name

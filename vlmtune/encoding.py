@@ -1,0 +1,76 @@
+"""From conversations and pictures to tensors: one way for training, evaluation and `try`.
+
+The chat template and the processor are the model's own, so a new model family needs no code
+here: the picture's place and its tokens are whatever the processor makes of them.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from qwen_vl_utils import extract_vision_info
+from trl.data_utils import prepare_multimodal_messages
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import BatchFeature, ProcessorMixin
+
+IGNORED = -100  # label of tokens that are no target
+
+
+def encode_prompts(
+    processor: "ProcessorMixin",
+    prompts: list[list[dict[str, str]]],
+    images: list[list["Image"]],
+) -> "BatchFeature":
+    """Tokens and pixels of prompts for generation, padded on the left.
+
+    Args:
+        prompts: conversations that end with the user's turn.
+        images: of each conversation its decoded RGB pictures.
+
+    Returns:
+        `input_ids` and `attention_mask` of shape [rows, tokens], and the processor's pictures.
+    """
+    messages = [
+        prepare_multimodal_messages(prompt, images=pictures)
+        for prompt, pictures in zip(prompts, images, strict=True)
+    ]
+    texts = [
+        processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        for conversation in messages
+    ]
+    pictures = [[part["image"] for part in extract_vision_info(row)] for row in messages]
+    return processor(
+        text=texts,
+        images=pictures if any(pictures) else None,
+        padding=True,
+        padding_side="left",
+        add_special_tokens=False,  # the template has written them
+        return_tensors="pt",
+    )
+
+
+class CatalogCollator(DataCollatorForVisionLanguageModeling):
+    """TRL's collator, but picture tokens are never a target.
+
+    It matters for `completion_only_loss: false`, the published recipe's loss on every token
+    but padding and pictures: TRL's own would ask the model to predict picture placeholders.
+    """
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Encode rows with `prompt`, `completion` and `images` into one padded batch."""
+        batch = super().torch_call(examples)
+        picture_tokens = torch.tensor(picture_token_ids(self.processor))
+        batch["labels"][torch.isin(batch["input_ids"], picture_tokens)] = IGNORED
+        return batch
+
+
+def picture_token_ids(processor: "ProcessorMixin") -> list[int]:
+    """Ids of the tokens that stand for pieces of a picture in this model's prompt."""
+    names = [
+        getattr(processor, attribute)
+        for attribute in ("image_token", "image_break_token", "image_end_token")
+        if isinstance(getattr(processor, attribute, None), str)
+    ]
+    return [processor.tokenizer.convert_tokens_to_ids(name) for name in names]

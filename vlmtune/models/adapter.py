@@ -1,0 +1,118 @@
+"""A LoRA adapter as files: safetensors, processor and an exact word on its base model."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from vlmtune.artifact import Artifact
+from vlmtune.models.base_model import BaseModelRef
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+FORBIDDEN_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
+
+class AdapterRecord(BaseModel):
+    """What made an adapter, and what training it was like.
+
+    Attributes:
+        base: the base model it belongs to.
+        log_history: the Trainer's log: losses, learning rate, tokens/s by step.
+        train_seconds, train_rows, peak_memory_gib: of the training run.
+        resumed_from: the step a killed run was resumed at; None for a straight run.
+        mlflow_run_id: the MLflow run with the loss curve; None for an untracked run.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    base: BaseModelRef
+    log_history: list[dict[str, Any]] = []
+    train_seconds: float = 0.0
+    train_rows: int = 0
+    peak_memory_gib: float = 0.0
+    resumed_from: int | None = None
+    mlflow_run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Adapter(Artifact):
+    """An adapter's folder (weights, config, processor) and its record."""
+
+    folder: Path
+    record: AdapterRecord
+
+    def in_run(self, mlflow_run_id: str | None) -> "Adapter":
+        """The same adapter, marked with the MLflow run it was trained in."""
+        record = self.record.model_copy(update={"mlflow_run_id": mlflow_run_id})
+        return replace(self, record=record)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over weights and adapter config."""
+        digest = hashlib.sha256()
+        for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
+            digest.update((self.folder / name).read_bytes())
+        return digest.hexdigest()
+
+
+class BaseWeightsInAdapter(ValueError):
+    """A folder that should hold just an adapter holds base weights or a pickle."""
+
+
+def check_adapter_folder(folder: Path) -> None:
+    """Refuse a folder that is no clean adapter: base weights, pickles, missing parts."""
+    from safetensors import safe_open
+
+    for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is no adapter: {name} is missing")
+    for path in folder.rglob("*"):
+        if path.suffix in FORBIDDEN_SUFFIXES:
+            raise BaseWeightsInAdapter(f"{path.name} may hold a pickle: an adapter has none")
+        if path.suffix == ".safetensors" and path.name != ADAPTER_WEIGHTS:
+            raise BaseWeightsInAdapter(f"{path.name} holds weights that are not the adapter's")
+    saved = json.loads((folder / ADAPTER_CONFIG).read_text()).get("modules_to_save") or []
+    with safe_open(folder / ADAPTER_WEIGHTS, "np") as weights:
+        for key in weights.keys():  # noqa: SIM118 - safe_open is no mapping
+            if "lora_" not in key and not any(module in key for module in saved):
+                raise BaseWeightsInAdapter(f"{ADAPTER_WEIGHTS} holds the base weight {key}")
+
+
+def save_adapter(model: "PeftModel", processor: Any, base: BaseModelRef, folder: Path) -> None:
+    """Write a clean adapter folder that names its base by Hub id and commit.
+
+    A base from a local folder is named by its content hash: its path means nothing elsewhere.
+    """
+    model.save_pretrained(folder, safe_serialization=True)
+    processor.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours is made on pushing
+    path = folder / ADAPTER_CONFIG
+    config = json.loads(path.read_text())
+    config["base_model_name_or_path"] = base.id
+    config["revision"] = base.revision
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    check_adapter_folder(folder)
+
+
+def attach_adapter(model: "PreTrainedModel", adapter: Adapter) -> "PeftModel":
+    """Put an adapter on a loaded base model, for inference."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, adapter.folder, is_trainable=False)
+
+
+@contextmanager
+def without_adapter(model: "PeftModel") -> Iterator["PeftModel"]:
+    """The same loaded model with its adapter switched off: the base model."""
+    with model.disable_adapter():
+        yield model

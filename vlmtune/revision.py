@@ -1,0 +1,74 @@
+"""What exactly a name stands for: the commit of a Hub repo, the content hash of a folder."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Literal
+
+from vlmtune.errors import UserError
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_local(source: str) -> bool:
+    """Whether a source names a folder here rather than a data set or model on the Hub."""
+    return Path(source).expanduser().exists() or not _looks_like_hub_id(source)
+
+
+def _looks_like_hub_id(source: str) -> bool:
+    parts = source.split("/")
+    return len(parts) == 2 and all(parts) and parts[0] not in (".", "..", "~")
+
+
+def hash_folder(folder: Path) -> str:
+    """SHA-256 over the relative names and contents of all files below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def resolve_commit(
+    repo_id: str, revision: str | None, repo_type: Literal["model", "dataset"]
+) -> str:
+    """The commit that a branch or tag of a Hub repo stands for now.
+
+    A full commit is taken as it is, without asking. Raises UserError where the repo is not
+    found, is gated, or the Hub cannot be reached.
+    """
+    if revision and COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    key = "model.id" if repo_type == "model" else "data.source"
+    try:
+        info = HfApi().repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=30)
+    except GatedRepoError:
+        raise UserError(
+            f"{repo_id} is gated and your account has no access to it.",
+            "Accept its terms on its Hub page and set HF_TOKEN in the environment.",
+        ) from None
+    except RepositoryNotFoundError:
+        raise UserError(
+            f"{key}: neither a folder here nor a repo on the Hub: {repo_id}.",
+            "Check the name; for a private or gated one set HF_TOKEN in the environment.",
+        ) from None
+    except HfHubHTTPError as error:
+        raise UserError(
+            f"{key}: the Hub refuses {repo_id}: {error}.", "Check the revision and HF_TOKEN."
+        ) from None
+    except Exception as error:  # each HTTP library has connection errors of its own
+        raise UserError(
+            f"{key}: {repo_id} is no folder here, and the Hub cannot be reached "
+            f"({type(error).__name__}).",
+            "Check the name and the network, or pin a full commit that is in the local cache.",
+        ) from error
+    return info.sha
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
