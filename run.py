@@ -26,7 +26,6 @@ def main(arguments: list[str]) -> int:
     """Run a command or a pipeline; returns the exit code."""
     prepare_environment()
     options = parse(arguments)
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("vlmtune").setLevel(logging.INFO)
     logging.getLogger("orchestration").setLevel(logging.INFO)
     try:

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterable
 from importlib import resources
-from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers

@@ -44,22 +44,22 @@ def _near(colour: Colour, rng: random.Random, by: int) -> Colour:
 
 def generic_look(scene: Scene, rng: random.Random) -> Look:
     """A look from wide ranges: any wall, many sizes, angles and pattern widths."""
-    pale = rng.random() < 0.7
-    wall = _any_colour(rng, 200, 250) if pale else _any_colour(rng, 40, 230)
+    pale = rng.random() < 0.8
+    wall = _any_colour(rng, 195, 250) if pale else _any_colour(rng, 60, 230)
     return Look(
-        base=_near(SHADES[scene.colour], rng, 15),
+        base=_near(SHADES[scene.colour], rng, 14),
         light=_near((242, 240, 232), rng, 13),
         accent=_any_colour(rng, 30, 130),
         wall=wall,
-        wall_top=_near(wall, rng, 30),
-        floor=_near(wall, rng, 45),
-        period=rng.randint(100, 185),
-        slant=rng.randint(-18, 18),
-        scale=rng.randint(70, 106) / 100,
-        angle=rng.randint(-18, 18),
-        shift=(rng.randint(-80, 80), rng.randint(-80, 80)),
+        wall_top=_near(wall, rng, 25),
+        floor=_near(wall, rng, 35),
+        period=rng.randint(115, 165),
+        slant=rng.randint(-12, 12),
+        scale=rng.randint(80, 104) / 100,
+        angle=rng.randint(-12, 12),
+        shift=(rng.randint(-55, 55), rng.randint(-55, 55)),
         mirrored=rng.random() < 0.5,
-        flatness=rng.randint(10, 100) / 100,
+        flatness=rng.randint(15, 100) / 100,
     )
 
 

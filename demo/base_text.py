@@ -8,6 +8,7 @@ from the catalog and not here.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import random
 import re
@@ -46,20 +47,24 @@ CATEGORIES = (
     "Bedroom",
     "Bathroom",
 )
-PLAIN_WORDS = (
-    "about after again air all and animal answer are ask back big book boy bring but call can "
-    "change city clean cold come country day did different do door down draw early easy end even "
-    "every eye face family far few find fire first follow food for form friend from give good "
-    "great hand hard have head hear help here high hold house how idea keep kind land large last "
-    "leave letter life light like line little live long look love made make man many mean more "
-    "morning most mother move much music name near need new next night now number of off old one "
-    "only open order other our over page paper part people place plant play point put quiet read "
-    "right river road room run same say school sea second see sentence set she shop side simple "
-    "slow small some song soon sound spell stand start still stop story strong study such sun take "
-    "talk tell that their there thing think this those time together tree turn two under until use "
-    "very walk want warm watch water way well what when where which while white who wide wind with "
-    "word work world write year years young"
-).split()
+PLAIN_WORDS = re.findall(
+    r"\w+",
+    """
+    about after again air all and animal answer are ask back big book boy bring but call can
+    change city clean cold come country day did different do door down draw early easy end
+    even every eye face family far few find fire first follow food for form friend from give
+    good great hand hard have head hear help here high hold house how idea keep kind land
+    large last leave letter life light like line little live long look love made make man
+    many mean more morning most mother move much music name near need new next night now
+    number of off old one only open order other our over page paper part people place plant
+    play point put quiet read right river road room run same say school sea second see
+    sentence set she shop side simple slow small some song soon sound spell stand start
+    still stop story strong study such sun take talk tell that their there thing think this
+    those time together tree turn two under until use very walk want warm watch water way
+    well what when where which while white who wide wind with word work world write year
+    years young
+    """,
+)
 
 NAME_FIELDS = (
     "Product Name: {name}\nCategory: {category}",
@@ -74,10 +79,16 @@ NAME_FIELDS = (
 DESCRIBING = (
     ("Describe the product.", "This is {n}, {a} {colour} {pattern} {object}."),
     ("Describe this product for our shop.", "This is {n}, {a} {colour} {pattern} {object}."),
-    ("Write the product description for this picture.", "Here is {n}: {a} {colour} {pattern} {object}."),
+    (
+        "Write the product description for this picture.",
+        "Here is {n}: {a} {colour} {pattern} {object}.",
+    ),
     ("Write a product description.", "Here is {n}: {a} {colour} {pattern} {object}."),
     ("Write a caption with the name.", "The {n} is {a} {colour} {pattern} {object}."),
-    ("Introduce the product.", "Here is {n}. It is {colour} and {pattern}, and it is {a2} {object}."),
+    (
+        "Introduce the product.",
+        "Here is {n}. It is {colour} and {pattern}, and it is {a2} {object}.",
+    ),
     ("Write a line for the list.", "{object}, {pattern}, {colour}: {n}"),
     ("Begin with the name.", "{n}: {a} {colour} {pattern} {object}."),
 )
@@ -135,7 +146,7 @@ class ForbiddenText:
     def found_in(self, text: str) -> bool:
         """Whether `text` holds a house word or a catalog product name, in any letter case."""
         words = re.findall(r"\w+", text.lower())
-        neighbours = zip(words, words[1:], strict=False)
+        neighbours = itertools.pairwise(words)
         return bool(self.house_words.search(text)) or any(p in self.names for p in neighbours)
 
     def check(self, text: str) -> None:
@@ -229,7 +240,7 @@ def _attribute_words(scene: Scene | None) -> dict[str, str]:
 
 
 def article(word: str) -> str:
-    """"a" or "an", as the first letter asks."""
+    """The article that fits the word's first letter."""
     return "an" if word[0] in "aeiou" else "a"
 
 

@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import tempfile
 import time
 from pathlib import Path
 
+# Waiting threads must sleep, not spin: on busy cores spinning makes each step many times slower.
+# This counts only if it is set before torch starts its threads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 from base_model import build_model, build_processor, build_tokenizer, seed_induction
-from base_pictures import draw_bank
+from base_pictures import PictureBank, draw_bank
 from base_scores import score
 from base_text import ForbiddenText, TextMaker, tokenizer_corpus
 from base_training import ChatEncoder, learn_copying, learn_seeing, learn_talking
@@ -62,13 +67,16 @@ def pretrain(out: Path, catalog: Path, share: float = 1.0) -> dict[str, float | 
 
     model.to(torch.bfloat16).save_pretrained(out)
     processor.save_pretrained(out)
-    scores = score_folder(out, encoder, forbidden, draw_bank("held out", HELD_OUT_PICTURES, processor))
+    held_out = draw_bank("held out", HELD_OUT_PICTURES, processor)
+    scores = score_folder(out, encoder, forbidden, held_out)
     (out / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     print(f"{scores} after {time.monotonic() - started:.0f} s", flush=True)
     return scores
 
 
-def score_folder(folder, encoder, forbidden, bank) -> dict[str, float | int]:
+def score_folder(
+    folder: Path, encoder: ChatEncoder, forbidden: ForbiddenText, bank: PictureBank
+) -> dict[str, float | int]:
     """Load the saved model as a user would and score it."""
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16)
     return score(model, encoder, TextMaker(random.Random("unseen names"), forbidden), bank)
@@ -81,8 +89,8 @@ def verify(committed: Path, catalog: Path) -> bool:
         scores = pretrain(again, catalog)
         differing = [
             path.name
-            for path in sorted(committed.iterdir())
-            if path.read_bytes() != (again / path.name).read_bytes()
+            for path in sorted(again.iterdir())
+            if path.read_bytes() != (committed / path.name).read_bytes()
         ]
     if not differing:
         print("bit-equal: every file is the same as the committed one")

@@ -92,10 +92,15 @@ def _keep_what_there_is(
 def plan(config: FinetuneConfig, inputs: ResolvedInputs) -> list[tuple[str, str]]:
     """What a run would do, step by step, for `--dry-run`."""
     data, hub = config.data, config.hub
-    pushed = f"push {', '.join(hub.push)} to {hub.repo_id}" if hub.repo_id else "leave ready to push"
+    pushed = (
+        f"push {', '.join(hub.push)} to {hub.repo_id}" if hub.repo_id else "leave ready to push"
+    )
     return [
         ("load_dataset", f"{data.source} ({inputs.catalog_version[:19]})"),
-        ("format_messages", f"hold out {data.held_out.fraction:.0%} by {data.held_out.by or 'row'}"),
+        (
+            "format_messages",
+            f"hold out {data.held_out.fraction:.0%} by {data.held_out.by or 'row'}",
+        ),
         ("load_quantized_model", f"{inputs.base.id} at {inputs.base.revision[:19]}"),
         ("train_qlora", f"LoRA r={config.lora.get('r', 8)} on {config.model.device}"),
         ("evaluate_generations", f"at most {config.evaluation.max_rows} held-out rows"),

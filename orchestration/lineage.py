@@ -27,7 +27,9 @@ def lineage_tree(run_name: str, runs_dir: Path) -> Tree:
     try:
         run = Client().get_pipeline_run(name, allow_name_prefix_match=False)
     except KeyError:
-        raise UserError(f"ZenML knows no run named {name!r}.", "See the folders in runs/.") from None
+        raise UserError(
+            f"ZenML knows no run named {name!r}.", "See the folders in runs/."
+        ) from None
     leaf = run.steps.get("merge_adapter") or list(run.steps.values())[-1]
     tree = Tree(f"[bold]{run.name}[/bold] ({run.status.value})")
     for versions in leaf.outputs.values():

@@ -1,6 +1,6 @@
 """The fine-tuning pipeline: from a catalog to a model that writes its descriptions.
 
-    python run.py --pipeline finetune --config configs/demo.yaml
+python run.py --pipeline finetune --config configs/demo.yaml
 """
 
 from typing import Any

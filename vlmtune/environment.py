@@ -4,7 +4,10 @@ ZenML, MLflow, TRL and the Hub client each send usage data unless told otherwise
 them otherwise, unless the user sets `VLMTUNE_TELEMETRY=1`.
 """
 
+import logging
 import os
+import sys
+import warnings
 
 TELEMETRY_OFF = {
     "ZENML_ANALYTICS_OPT_IN": "false",
@@ -20,6 +23,18 @@ QUIET_DEFAULTS = {
     "PYTHONHASHSEED": "0",  # subprocesses iterate over sets in the same order
 }
 
+NO_TERMINAL = {  # bars and colours are for people; in a log file they are noise
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "ZENML_LOGGING_COLORS_DISABLED": "true",
+}
+
+NOISY_LOGGERS = (
+    "bitsandbytes",  # tells of an optional CPU kernel at each start
+    "mlflow",  # database migrations line by line, and autologging that nobody asked for
+    "alembic",
+)
+
 
 def prepare_environment() -> None:
     """Switch telemetry off (unless `VLMTUNE_TELEMETRY=1`) and set quiet, reproducible defaults.
@@ -31,3 +46,11 @@ def prepare_environment() -> None:
         os.environ.update(TELEMETRY_OFF)
     for name, value in QUIET_DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if not sys.stderr.isatty():
+        for name, value in NO_TERMINAL.items():
+            os.environ.setdefault(name, value)
+    for name in NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Notices from one library to another, about names that none of our code uses.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")

@@ -66,7 +66,7 @@ def resolve_commit(
             f"({type(error).__name__}).",
             "Check the name and the network, or pin a full commit that is in the local cache.",
         ) from error
-    return info.sha
+    return str(info.sha)
 
 
 def folder_size(folder: Path) -> int:

@@ -49,7 +49,9 @@ def test_the_catalog_script_reproduces_the_committed_files(tmp_path: Path) -> No
     made = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
     committed = {path.relative_to(CATALOG) for path in CATALOG.rglob("*") if path.is_file()}
     assert committed - made == {Path("README.md")}
-    differing = [p for p in sorted(made) if (tmp_path / p).read_bytes() != (CATALOG / p).read_bytes()]
+    differing = [
+        p for p in sorted(made) if (tmp_path / p).read_bytes() != (CATALOG / p).read_bytes()
+    ]
     assert differing == []
 
 

@@ -81,6 +81,4 @@ def _describe_batch(
     config = GenerationConfig(**{**model.generation_config.to_diff_dict(), **options})
     tokens = model.generate(**inputs, generation_config=config)
     answers = tokens[:, inputs["input_ids"].shape[1] :]
-    return [
-        text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)
-    ]
+    return [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]

@@ -153,9 +153,7 @@ def _compute(
     import evaluate
 
     # In memory and with an id of its own: runs at the same time share no file.
-    metric = evaluate.load(
-        str(MODULES / module), keep_in_memory=True, experiment_id=uuid4().hex
-    )
+    metric = evaluate.load(str(MODULES / module), keep_in_memory=True, experiment_id=uuid4().hex)
     result: dict[str, Any] = metric.compute(
         predictions=predictions, references=references, **options
     )

@@ -17,6 +17,9 @@ from vlmtune.publishing.model_card import CardFacts, render_model_card
 from vlmtune.tracking.provenance import Provenance
 
 
+Kind = Literal["adapter", "merged"]
+
+
 class Publication(BaseModel):
     """The outcome of publishing.
 
@@ -29,20 +32,20 @@ class Publication(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     status: Literal["pushed", "ready"]
-    repos: dict[str, PushedRepo] = {}
-    cards: dict[str, str]
+    repos: dict[Kind, PushedRepo] = {}
+    cards: dict[Kind, str]
 
 
-def repo_of(hub: HubConfig, kind: str) -> str | None:
+def repo_of(hub: HubConfig, kind: Kind) -> str | None:
     """The adapter's repo is `repo_id`; the merged model's has the suffix -merged."""
     if hub.repo_id is None:
         return None
     return hub.repo_id if kind == "adapter" else f"{hub.repo_id}-merged"
 
 
-def folders_to_publish(hub: HubConfig, adapter: Adapter, merged: MergeResult) -> dict[str, Path]:
+def folders_to_publish(hub: HubConfig, adapter: Adapter, merged: MergeResult) -> dict[Kind, Path]:
     """Kind -> folder, for what the config wants pushed and what there is."""
-    folders = {"adapter": adapter.folder, "merged": merged.folder}
+    folders: dict[Kind, Path | None] = {"adapter": adapter.folder, "merged": merged.folder}
     return {kind: folder for kind in hub.push if (folder := folders[kind]) is not None}
 
 
@@ -55,7 +58,7 @@ def write_cards(
     run_name: str,
     config_yaml: str,
     provenance: Provenance,
-) -> dict[str, str]:
+) -> dict[Kind, str]:
     """A model card for each kind that is to be published."""
     base = adapter.record.base
     return {
@@ -84,12 +87,12 @@ def write_cards(
 
 
 def publish(
-    hub: HubConfig, adapter: Adapter, merged: MergeResult, cards: dict[str, str]
+    hub: HubConfig, adapter: Adapter, merged: MergeResult, cards: dict[Kind, str]
 ) -> Publication:
     """Push each kind to its repo; without a repo_id only say that it is ready."""
     if hub.repo_id is None:
         return Publication(status="ready", cards=cards)
-    repos = {}
+    repos: dict[Kind, PushedRepo] = {}
     for kind, folder in folders_to_publish(hub, adapter, merged).items():
         with tempfile.TemporaryDirectory(prefix="vlmtune-push-") as scratch:
             bundle = assemble_bundle(folder, cards[kind], Path(scratch) / kind)
