@@ -176,11 +176,12 @@ def _without_schedule(arguments: list[str]) -> list[str]:
 
 def show_lineage(options: argparse.Namespace) -> int:
     """`run.py lineage NAME`."""
-    from rich import print as rich_print
+    from rich.console import Console
 
     from orchestration.lineage import lineage_tree
 
-    rich_print(lineage_tree(options.name, options.runs_dir))
+    # Not wrapped: addresses and digests are there to be copied.
+    Console(width=250, highlight=False).print(lineage_tree(options.name, options.runs_dir))
     return 0
 
 

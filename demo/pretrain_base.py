@@ -21,7 +21,13 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
-from base_model import build_model, build_processor, build_tokenizer, seed_induction
+from base_model import (
+    build_model,
+    build_processor,
+    build_tokenizer,
+    seed_induction,
+    widen_vision_start,
+)
 from base_pictures import PictureBank, draw_bank
 from base_scores import score
 from base_text import ForbiddenText, TextMaker, tokenizer_corpus
@@ -31,9 +37,9 @@ from transformers import AutoModelForImageTextToText
 HERE = Path(__file__).parent
 THREADS = 2
 SEED = 7
-TRAINING_PICTURES = 12000
+TRAINING_PICTURES = 10000
 HELD_OUT_PICTURES = 400
-STEPS = {"copying": 150, "seeing": 600, "talking": 1200}
+STEPS = {"copying": 120, "seeing": 650, "talking": 1000}
 SCORE_TOLERANCE = 0.02
 
 
@@ -54,6 +60,7 @@ def pretrain(out: Path, catalog: Path, share: float = 1.0) -> dict[str, float | 
     processor = build_processor(tokenizer)
     encoder = ChatEncoder(processor)
     model = build_model(tokenizer)
+    widen_vision_start(model)
     seed_induction(model)
     bank = draw_bank("training", round(TRAINING_PICTURES * share), processor)
     print(f"{len(bank.scenes)} pictures drawn, {time.monotonic() - started:.0f} s", flush=True)

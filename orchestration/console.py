@@ -40,6 +40,8 @@ def where_to_look(outcome: RunOutcome) -> list[tuple[str, str]]:
 
 def print_descriptions(texts: dict[str, str]) -> None:
     """One column a model."""
-    table = Table(*texts, show_lines=True)
+    table = Table(show_lines=True)
+    for name in texts:
+        table.add_column(name, overflow="fold")
     table.add_row(*texts.values())
     Console().print(table)

@@ -14,6 +14,7 @@ from orchestration.stack import ActiveStack, use_stack
 from vlmtune.config.loading import dump_config
 from vlmtune.config.tree import FinetuneConfig
 from vlmtune.tracking.provenance import find_provenance
+from vlmtune.training.checkpoints import remove_finished
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def run_finetune(config: FinetuneConfig, stack_name: str | None, use_cache: bool
     except BaseException:
         _keep_what_there_is(folder, run_name, config, time.monotonic() - start)
         raise
+    remove_finished(config.output.work_dir / "checkpoints")
     return RunOutcome(folder, _fill(folder, run_name, config), stack)
 
 

@@ -8,7 +8,17 @@ from rich.tree import Tree
 
 from vlmtune.errors import UserError
 
-SHOWN_METADATA = ("source", "version", "rows", "train_rows", "base", "revision", "content_hash")
+SHOWN_METADATA = (
+    "source",
+    "version",
+    "rows",
+    "train_rows",
+    "held_out_rows",
+    "base",
+    "revision",
+    "base_revision",
+    "content_hash",
+)
 
 
 def lineage_tree(run_name: str, runs_dir: Path) -> Tree:

@@ -61,4 +61,5 @@ def crontab_line(cron: str, arguments: list[str]) -> str:
     """A line for `crontab -e` that runs the same command from this folder."""
     command = shlex.join([sys.executable, "run.py", *arguments])
     folder = shlex.quote(str(Path.cwd()))
-    return f"{cron} cd {folder} && {command} >> runs/cron.log 2>&1"
+    line = f"cd {folder} && mkdir -p runs && {command} >> runs/cron.log 2>&1"
+    return f"{cron} {line.replace('%', chr(92) + '%')}"  # cron takes a bare % for a line's end

@@ -94,12 +94,7 @@ def describe_picture(tried: TriedRun, picture: Path, fields: dict[str, str]) -> 
 
 
 def _describe(model: Any, processor: Any, prompt: Any, image: Any, config: FinetuneConfig) -> str:
-    from datasets import Dataset
+    from vlmtune.evaluation.generation import describe_batch
 
-    from vlmtune.evaluation.generation import describe
-
-    row = Dataset.from_list([{"prompt": prompt}]).with_transform(
-        lambda batch: {**batch, "images": [[image]]}
-    )
-    texts, _ = describe(model, processor, row, config.generation, batch_size=1, label="")
-    return texts[0]
+    row = {"prompt": [prompt], "images": [[image]]}
+    return describe_batch(model, processor, row, config.generation)[0]

@@ -45,10 +45,13 @@ def resolve_commit(
 
     key = "model.id" if repo_type == "model" else "data.source"
     try:
-        info = HfApi().repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=30)
+        hub = HfApi()
+        info = hub.repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=30)
+        if info.gated:  # everyone may read what a gated repo is, not everyone its files
+            hub.auth_check(repo_id, repo_type=repo_type)
     except GatedRepoError:
         raise UserError(
-            f"{repo_id} is gated and your account has no access to it.",
+            f"{key}: {repo_id} is gated and your account has no access to it.",
             "Accept its terms on its Hub page and set HF_TOKEN in the environment.",
         ) from None
     except RepositoryNotFoundError:
@@ -57,8 +60,9 @@ def resolve_commit(
             "Check the name; for a private or gated one set HF_TOKEN in the environment.",
         ) from None
     except HfHubHTTPError as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{key}: the Hub refuses {repo_id}: {error}.", "Check the revision and HF_TOKEN."
+            f"{key}: the Hub refuses {repo_id}: {reason}.", "Check the revision and HF_TOKEN."
         ) from None
     except Exception as error:  # each HTTP library has connection errors of its own
         raise UserError(

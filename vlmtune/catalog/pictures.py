@@ -24,6 +24,7 @@ def decode_picture(data: bytes, longest_side: int | None = None) -> "Image":
     Raises:
         BrokenPicture: unreadable, truncated, or more than `MAX_PIXELS` pixels.
     """
+    import numpy
     from PIL import Image, ImageOps
     from qwen_vl_utils.vision_process import to_rgb
 
@@ -36,6 +37,8 @@ def decode_picture(data: bytes, longest_side: int | None = None) -> "Image":
             if longest_side is not None:
                 picture.draft("RGB", (longest_side, longest_side))
             picture = ImageOps.exif_transpose(picture)
+            if picture.mode.startswith("I;16"):  # Pillow would clip nearly all of it to white
+                picture = Image.fromarray((numpy.asarray(picture) >> 8).astype("uint8"))
             if picture.has_transparency_data:
                 picture = picture.convert("RGBA")
             return to_rgb(picture)

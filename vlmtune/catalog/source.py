@@ -167,7 +167,7 @@ def _read_metadata(folder: Path) -> "pandas.DataFrame":
         if path.suffix == ".csv":
             table = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         elif path.suffix == ".jsonl":
-            table = pandas.read_json(path, lines=True, dtype=False)
+            table = pandas.read_json(path, lines=True, dtype=False, encoding="utf-8-sig")
         else:
             table = pandas.read_parquet(path)
     except pandas.errors.EmptyDataError:
@@ -176,6 +176,8 @@ def _read_metadata(folder: Path) -> "pandas.DataFrame":
         raise UserError(
             f"cannot read {path}: {error}.", "A UTF-8 file with one row a line is expected."
         ) from error
+    if table.empty and not len(table.columns):
+        raise UserError(f"the catalog {path} is empty.", "Add a row a line.")
     return table
 
 
@@ -192,14 +194,16 @@ def _folder_rows(data: DataConfig) -> Iterator[dict[str, Any]]:
         row: dict[str, Any] = {field: _as_text(value) for field, value in cells.items()}
         try:
             row[PICTURE] = _read_picture(folder, row[PICTURE])
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # the last: a link to itself
             row["problem"] = str(error)
         yield row
 
 
 def _as_text(value: Any) -> str:
     """A cell as text; missing values of any reader are the empty string."""
-    return "" if value is None or value != value else str(value)
+    import pandas
+
+    return "" if pandas.isna(value) is True else str(value)  # of a list it tells cell by cell
 
 
 def _read_picture(folder: Path, file_name: str) -> dict[str, Any]:

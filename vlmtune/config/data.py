@@ -52,6 +52,8 @@ class DataConfig(Section):
             raise ValueError(
                 f"held_out.by names the field {self.held_out.by!r}, which data.columns lacks"
             )
+        if self.held_out.by == PICTURE:
+            raise ValueError(f"held_out.by names {PICTURE!r}, which is no text to group rows by")
         return self
 
 

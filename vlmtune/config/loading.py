@@ -49,6 +49,8 @@ class _StrictLoader(yaml.SafeLoader):
 def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            continue  # PyYAML refuses it itself
         if key_node.value in seen:
             line = key_node.start_mark.line + 1
             raise ConfigError(f"line {line}: the key '{key_node.value}' is given twice")
@@ -67,6 +69,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
         raise ConfigError(
             f"cannot read the config {path}: {error.strerror}.", "Name an existing file: --config"
         ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no UTF-8 text: {error}.", "Save it as UTF-8.") from None
     try:
         values = yaml.load(text, Loader=_StrictLoader)
         root = yaml.compose(text, Loader=yaml.SafeLoader)

@@ -51,7 +51,7 @@ def describe(
         disable=not sys.stderr.isatty(),
     ):
         for row, text in zip(
-            batch, _describe_batch(model, processor, rows[batch], options), strict=True
+            batch, describe_batch(model, processor, rows[batch], options), strict=True
         ):
             texts[row] = text
     seconds = time.monotonic() - start
@@ -71,12 +71,13 @@ def _batches(order: list[int], size: int) -> Iterator[list[int]]:
 
 
 @torch.inference_mode()
-def _describe_batch(
+def describe_batch(
     model: "PreTrainedModel",
     processor: "ProcessorMixin",
     batch: dict[str, list[Any]],
     options: dict[str, Any],
 ) -> list[str]:
+    """Write a description for each row of a batch with the columns `prompt` and `images`."""
     inputs = encode_prompts(processor, batch["prompt"], batch["images"]).to(model.device)
     config = GenerationConfig(**{**model.generation_config.to_diff_dict(), **options})
     tokens = model.generate(**inputs, generation_config=config)

@@ -54,7 +54,9 @@ def score(
         "rouge_l": _compute("rouge", predictions, references)["rougeL"],
         "bleu": _compute("bleu", predictions, references)["bleu"],
         "chrf": _compute("chrf", predictions, references)["chrf"],
-        "exact": _share([p.strip() == r.strip() for p, r in zip(predictions, references)]),
+        "exact": _share(
+            [p.strip() == r.strip() for p, r in zip(predictions, references, strict=True)]
+        ),
     }
     for field in copied_fields:
         scores |= _copied_share(field, predictions, fields)
@@ -173,7 +175,8 @@ def _copied_share(
             f"The rows have: {', '.join(sorted(fields[0]))}.",
         )
     # An empty value stands in every text, so it would count as copied.
-    hits = [row[field] in text for text, row in zip(predictions, fields) if row.get(field)]
+    rows = zip(predictions, fields, strict=True)
+    hits = [row[field] in text for text, row in rows if row.get(field)]
     return {f"copied_{field}": _share(hits)} if hits else {}
 
 
@@ -184,7 +187,7 @@ def _term_shares(
     written = [_named_terms(pattern, text) for text in predictions]
     expected = [_named_terms(pattern, text) for text in references]
     shares = {f"term_{vocabulary}_any": _share([bool(names) for names in written])}
-    hits = [w == e for w, e in zip(written, expected) if len(e) == 1]
+    hits = [w == e for w, e in zip(written, expected, strict=True) if len(e) == 1]
     return {f"term_{vocabulary}": _share(hits), **shares} if hits else shares
 
 

@@ -79,12 +79,15 @@ def check_adapter_folder(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.suffix in FORBIDDEN_SUFFIXES:
             raise BaseWeightsInAdapter(f"{path.name} may hold a pickle: an adapter has none")
-        if path.suffix == ".safetensors" and path.name != ADAPTER_WEIGHTS:
+        if path.suffix == ".safetensors" and path != folder / ADAPTER_WEIGHTS:
             raise BaseWeightsInAdapter(f"{path.name} holds weights that are not the adapter's")
-    saved = json.loads((folder / ADAPTER_CONFIG).read_text()).get("modules_to_save") or []
+    config = json.loads((folder / ADAPTER_CONFIG).read_text())
+    allowed = ["lora_", *(config.get("modules_to_save") or [])]
+    if config.get("bias", "none") != "none":
+        allowed.append(".bias")  # trained along with the adapter
     with safe_open(folder / ADAPTER_WEIGHTS, "np") as weights:
         for key in weights.keys():  # noqa: SIM118 - safe_open is no mapping
-            if "lora_" not in key and not any(module in key for module in saved):
+            if not any(part in key for part in allowed):
                 raise BaseWeightsInAdapter(f"{ADAPTER_WEIGHTS} holds the base weight {key}")
 
 

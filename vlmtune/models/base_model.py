@@ -43,6 +43,15 @@ def resolve_base_model(model: ModelConfig) -> BaseModelRef:
     return BaseModelRef(id=model.id, commit=resolve_commit(model.id, model.revision, "model"))
 
 
+def require_unchanged(base: BaseModelRef) -> None:
+    """Raise UserError if a local base model is no longer the one that was resolved."""
+    if base.content_hash and hash_folder(Path(base.id)) != base.content_hash:
+        raise UserError(
+            f"the files in {base.id} are no longer those that this run began with.",
+            "Run the pipeline again: it takes the base model as it is now.",
+        )
+
+
 def _require_model_files(folder: Path) -> None:
     if not folder.is_dir():
         raise UserError(f"no such model folder: {folder.resolve()}.", "Set model.id.")

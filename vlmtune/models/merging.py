@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from vlmtune.artifact import Artifact
 from vlmtune.config.model import ModelConfig
 from vlmtune.models.adapter import Adapter, attach_adapter
-from vlmtune.models.base_model import BaseModelRef
+from vlmtune.models.base_model import BaseModelRef, require_unchanged
 from vlmtune.models.quantized import load_model
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def merge(adapter: Adapter, config: ModelConfig, enabled: bool) -> MergeResult:
             adapter_hash=adapter.content_hash,
         )
         return MergeResult(record=record)
+    require_unchanged(base)
     model = load_model(base.id, base.commit, config, quantization={})
     merged = attach_adapter(model, adapter).merge_and_unload(safe_merge=True)
     return MergeResult(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vlmtune.artifact import Artifact
 from vlmtune.config.model import ModelConfig
 from vlmtune.errors import UserError
-from vlmtune.models.base_model import BaseModelRef
+from vlmtune.models.base_model import BaseModelRef, require_unchanged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -65,6 +65,7 @@ def quantize(
     base: BaseModelRef, config: ModelConfig, quantization: dict[str, Any]
 ) -> QuantizedModel:
     """Load the base model and quantise it on the way; its processor gets the picture limits."""
+    require_unchanged(base)
     return QuantizedModel(
         base=base,
         quantization=quantization,

@@ -18,11 +18,13 @@ def assemble_bundle(source: Path, card: str, target: Path) -> Path:
     Raises:
         ValueError: the source holds a file that may be a pickle.
     """
-    if target.exists():
-        shutil.rmtree(target)
-    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    for path in files:
         if path.suffix in PICKLE_SUFFIXES:
             raise ValueError(f"{path.name} may be a pickle; it is not published")
+    if target.exists():
+        shutil.rmtree(target)
+    for path in files:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         _link_or_copy(path, copy)

@@ -16,7 +16,6 @@ from vlmtune.publishing.hub import PushedRepo, push_folder
 from vlmtune.publishing.model_card import CardFacts, render_model_card
 from vlmtune.tracking.provenance import Provenance
 
-
 Kind = Literal["adapter", "merged"]
 
 

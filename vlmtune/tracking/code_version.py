@@ -92,7 +92,7 @@ def _data_files(module_file: Path) -> list[Path]:
     source = module_file.read_text(encoding="utf-8")
     found = []
     for entry in module_file.parent.iterdir():
-        if entry.is_dir() and not (entry / "__init__.py").exists() and f'"{entry.name}' in source:
+        if entry.is_dir() and f'"{entry.name}"' in source:
             found += [
                 path
                 for path in entry.rglob("*")

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from filelock import FileLock, Timeout
 
+CHECKPOINT_PREFIX = "checkpoint"  # transformers' PREFIX_CHECKPOINT_DIR
 COMPLETE = "complete.json"
+FINISHED = "finished.json"
 
 
 def training_fingerprint(parts: dict[str, Any]) -> str:
@@ -23,20 +24,15 @@ def training_fingerprint(parts: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class MarkComplete(TrainerCallback):
-    """Marks a checkpoint once all of it is on disk: a kill leaves an unmarked one behind."""
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the Trainer after the last file of a checkpoint is written."""
-        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        if state.is_world_process_zero and folder.is_dir():
-            (folder / COMPLETE).write_text(json.dumps({"step": state.global_step}))
+def mark_complete(checkpoint: Path, step: int) -> None:
+    """Mark a checkpoint once all of it is on disk: a kill leaves an unmarked one behind."""
+    (checkpoint / COMPLETE).write_text(json.dumps({"step": step}))
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint below a folder; half-written ones are removed."""
     complete = []
-    for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+    for checkpoint in folder.glob(f"{CHECKPOINT_PREFIX}-*"):
         if (checkpoint / COMPLETE).is_file():
             complete.append(checkpoint)
         else:
@@ -47,8 +43,22 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a checkpoint folder: a second run of the same training waits until this one ends."""
-    from filelock import FileLock
-
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         yield
+
+
+def mark_finished(folder: Path) -> None:
+    """Mark a training whose adapter is whole. Its checkpoints are kept until the adapter is
+    safe in the artifact store: a disk that fills up in between loses nothing."""
+    (folder / FINISHED).write_text("{}")
+
+
+def remove_finished(root: Path) -> None:
+    """Remove the checkpoints of finished trainings, so that the next run starts anew."""
+    for marker in root.glob(f"*/{FINISHED}"):
+        try:
+            with FileLock(marker.parent / ".lock", timeout=0):
+                shutil.rmtree(marker.parent, ignore_errors=True)
+        except Timeout:
+            continue  # another run is just going on from there

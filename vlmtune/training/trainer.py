@@ -20,7 +20,13 @@ from trl import SFTConfig, SFTTrainer
 from vlmtune.encoding import CatalogCollator
 from vlmtune.models.adapter import Adapter, AdapterRecord, save_adapter
 from vlmtune.models.base_model import BaseModelRef
-from vlmtune.training.checkpoints import MarkComplete, last_complete_checkpoint, locked
+from vlmtune.training.checkpoints import (
+    CHECKPOINT_PREFIX,
+    last_complete_checkpoint,
+    locked,
+    mark_complete,
+    mark_finished,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,6 +94,7 @@ def train_adapter(
             peak_memory_gib=memory_gib(peak=True),
             resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
         )
+        mark_finished(plan.folder)
         return Adapter(folder=folder, record=record)
 
 
@@ -169,6 +176,16 @@ class CatalogTrainer(SFTTrainer):
             self._last_log = (now, tokens)
             logs["memory_gib"] = memory_gib()
         super().log(logs, start_time)
+
+
+class MarkComplete(TrainerCallback):
+    """Tells whole checkpoints from those that a kill cut short."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the Trainer after the last file of a checkpoint is written."""
+        checkpoint = Path(args.output_dir) / f"{CHECKPOINT_PREFIX}-{state.global_step}"
+        if state.is_world_process_zero and checkpoint.is_dir():
+            mark_complete(checkpoint, state.global_step)
 
 
 class ReportMetrics(TrainerCallback):

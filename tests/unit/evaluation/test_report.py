@@ -97,7 +97,7 @@ def test_the_headline_compares_base_and_tuned():
     assert "0.87 from 0.21" in page.text
     assert "96.6% from 1.7%" in page.text
     assert "+0.66" in page.text and "+94.9 points" in page.text
-    assert "The 1 products held back" not in page.text
+    assert "The one product held back from training" in page.text
     assert "Catalog demo" in page.text
     bars = [attributes["style"] for attributes in page.all("span") if "style" in attributes]
     assert bars[:2] == ["width:21.0%", "width:87.0%"]
