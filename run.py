@@ -58,6 +58,7 @@ def pipeline_parser() -> argparse.ArgumentParser:
     """Options of `run.py --pipeline`."""
     parser = argparse.ArgumentParser(
         prog="run.py",
+        allow_abbrev=False,  # a crontab line must be free of --schedule, however it was written
         description="Fine-tune a vision-language model on a product catalog.",
         epilog="Commands that are no pipeline: run.py lineage --help, run.py try --help.\n"
         "Exit codes: 0 done; 1 a step failed; 2 something to mend in the config, the catalog or "
@@ -190,6 +191,9 @@ def try_picture(options: argparse.Namespace) -> int:
     from orchestration.console import print_descriptions
     from orchestration.try_picture import describe_picture, open_run
 
+    for pair in options.field:
+        if "=" not in pair:
+            raise UserError(f"--field {pair}: FIELD=TEXT is expected.")
     fields = dict(pair.split("=", 1) for pair in options.field)
     fields |= {
         field: value

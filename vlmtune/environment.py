@@ -20,7 +20,6 @@ TELEMETRY_OFF = {
 QUIET_DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",  # no fork warning from data-loader workers
     "ZENML_ENABLE_RICH_TRACEBACK": "false",
-    "PYTHONHASHSEED": "0",  # subprocesses iterate over sets in the same order
     # Threads that wait by spinning make every step ten times slower on a machine that is busy
     # with anything else.
     "OMP_WAIT_POLICY": "PASSIVE",

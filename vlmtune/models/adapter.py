@@ -103,6 +103,8 @@ def save_adapter(model: "PeftModel", processor: Any, base: BaseModelRef, folder:
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = base.id
     config["revision"] = base.revision
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()  # PEFT writes a set in no particular order
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     check_adapter_folder(folder)
 

@@ -1,0 +1,135 @@
+"""What is run again and what is not; same bits, killed or not; other catalogs."""
+
+import csv
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.pipelines.conftest import SMALL
+
+ROOT = Path(__file__).resolve().parents[2]
+CATALOGS = ROOT.parent / "shared" / "catalogs"
+FINETUNE = ("--pipeline", "finetune")
+
+
+@pytest.fixture(scope="module")
+def small(checkout: Any) -> dict[str, Any]:
+    """A short run on its own copy of the catalog; returns its summary."""
+    shutil.copytree(checkout.folder / "demo" / "catalog", checkout.folder / "catalog")
+    checkout.run(*FINETUNE, *SMALL, "--set=data.source=catalog")
+    return checkout.summary()
+
+
+def test_touching_nothing_runs_nothing(checkout: Any, small: dict[str, Any]) -> None:
+    """The same config again comes from the cache."""
+    checkout.run(*FINETUNE, *SMALL, "--set=data.source=catalog")
+    assert checkout.executed() == set()
+
+
+def test_touching_one_row_retrains_on_the_same_quantised_base(
+    checkout: Any, small: dict[str, Any]
+) -> None:
+    """A changed description trains again; the base is neither loaded nor quantised again."""
+    path = checkout.folder / "catalog" / "metadata.csv"
+    text = path.read_text()
+    path.write_text(text.replace("made to be kept", "built to be kept", 1))
+    checkout.run(*FINETUNE, *SMALL, "--set=data.source=catalog")
+    path.write_text(text)
+    assert {"load_dataset", "format_messages", "train_qlora"} <= checkout.executed()
+    assert "load_quantized_model" not in checkout.executed()
+    assert checkout.summary()["adapter_hash"] != small["adapter_hash"]
+
+
+def test_editing_the_report_evaluates_again_and_trains_nothing(
+    checkout: Any, small: dict[str, Any]
+) -> None:
+    """An edit invalidates the steps that use the edited file, and what depends on them."""
+    template = checkout.folder / "vlmtune" / "evaluation" / "templates" / "report.html.j2"
+    text = template.read_text()
+    template.write_text(text + "\n<!-- edited -->\n")
+    checkout.run(*FINETUNE, *SMALL, "--set=data.source=catalog")
+    template.write_text(text)
+    assert checkout.executed() == {"evaluate_generations", "push_to_hub"}
+    again = checkout.summary()
+    assert again["mlflow_run_id"] not in (None, small["mlflow_run_id"])
+    assert again["trained_in_mlflow_run"] == small["mlflow_run_id"]
+
+
+def test_straight_repeated_and_resumed_runs_give_the_same_bits(
+    checkout: Any, small: dict[str, Any]
+) -> None:
+    """Without the cache, from an empty checkpoint folder each; then killed half-way."""
+    arguments = (*FINETUNE, *SMALL, "--set=data.source=catalog", "--no-cache")
+    checkout.run(*arguments)
+    repeated = checkout.summary()
+    assert len(checkout.executed()) == 7
+    assert repeated["adapter_hash"] == small["adapter_hash"]
+    _kill_after_checkpoint(checkout, arguments, step=4)
+    done = checkout.run(*arguments)
+    assert "Resuming the training that was interrupted after checkpoint-4" in (
+        done.stdout + done.stderr
+    )
+    assert checkout.summary()["adapter_hash"] == small["adapter_hash"]
+
+
+def _kill_after_checkpoint(checkout: Any, arguments: tuple[str, ...], step: int) -> None:
+    """Start a run and kill -9 it as soon as a checkpoint is whole."""
+    process = checkout.start(*arguments)
+    marker = f"*/checkpoint-{step}/complete.json"
+    deadline = time.monotonic() + 300
+    while not list((checkout.folder / ".vlmtune" / "checkpoints").glob(marker)):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list((checkout.folder / ".vlmtune" / "checkpoints").glob("*/finished.json"))
+
+
+def test_a_failing_step_fails_the_run(checkout: Any, small: dict[str, Any]) -> None:
+    """Exit code 1, a summary that says failed, and the error instead of a stack trace."""
+    done = checkout.run(
+        *FINETUNE, *SMALL, "--set=data.source=catalog", "--set=lora.target_modules=nothing", code=1
+    )
+    assert "error: the run failed" in done.stderr and "nothing" in done.stderr
+    assert "Traceback" not in done.stderr.partition("error: the run failed")[2]
+    assert checkout.summary()["status"] == "failed"
+
+
+@pytest.mark.catalogs
+def test_a_real_catalog_with_other_column_names(checkout: Any, tmp_path: Path) -> None:
+    """eshop with its columns renamed: the mapping is used, and the scores are honest and poor."""
+    if not (CATALOGS / "eshop").is_dir():
+        pytest.skip("../shared/catalogs is not there")
+    folder = tmp_path / "eshop"
+    shutil.copytree(CATALOGS / "eshop", folder, copy_function=shutil.copyfile)
+    folder.chmod(0o755)
+    (folder / "metadata.csv").chmod(0o644)
+    names = {
+        "file_name": "photo",
+        "Product Name": "title",
+        "Category": "section",
+        "description": "text",
+    }
+    with (folder / "metadata.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(names.values()))
+        writer.writeheader()
+        writer.writerows({new: row[old] for old, new in names.items()} for row in rows)
+    checkout.run(
+        *FINETUNE,
+        *(option for option in SMALL if "max_new_tokens" not in option),
+        f"--set=data.source={folder}",
+        "--set=data.columns={image: photo, name: title, category: section, description: text}",
+        "--set=data.held_out.by=null",
+        "--set=data.max_rows=null",
+        "--set=evaluation.terms={}",
+    )
+    summary = checkout.summary()
+    assert summary["status"] == "completed"
+    assert 0 <= summary["metrics"]["tuned"]["rouge_l"] < 0.5
