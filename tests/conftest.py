@@ -50,13 +50,11 @@ def make_rows() -> Callable[[int], list[Row]]:
 
 
 @pytest.fixture
-def make_catalog(
-    tmp_path: Path, make_rows: Callable[[int], list[Row]]
-) -> Callable[..., Path]:
+def make_catalog(tmp_path: Path, make_rows: Callable[[int], list[Row]]) -> Callable[..., Path]:
     """A catalog folder: pictures by PIL, and metadata as csv, jsonl or parquet.
 
-    A picture is made for each `file_name` (or `pic`) that is a plain name below the folder and is not
-    there yet; pictures of different names differ.
+    A picture is made for each `file_name` (or `pic`) below `images/` that is not there yet;
+    pictures of different names differ.
     """
 
     def make(
@@ -70,7 +68,8 @@ def make_catalog(
             path = folder / picture
             if picture.startswith("images/") and not path.exists():
                 colour = sum(map(ord, picture)) * 7919 % 2**24
-                Image.new("RGB", (12, 8), (colour >> 16, colour >> 8 & 255, colour & 255)).save(path)
+                rgb = (colour >> 16, colour >> 8 & 255, colour & 255)
+                Image.new("RGB", (12, 8), rgb).save(path)
         _write_metadata(folder / f"metadata.{kind}", rows, **options)
         return folder
 

@@ -35,6 +35,7 @@ NOISY_LOGGERS = (
     "bitsandbytes",  # tells of an optional CPU kernel at each start
     "mlflow",  # database migrations line by line, and autologging that nobody asked for
     "alembic",
+    "zenml.integrations.mlflow.experiment_trackers.mlflow_experiment_tracker",
 )
 
 

@@ -1,11 +1,14 @@
 """What a run leaves in MLflow. The only module that imports mlflow."""
 
 import logging
+import warnings
+from pathlib import Path
 from typing import Any
 
 from vlmtune.catalog.catalog import Catalog
 from vlmtune.catalog.pictures import decode_picture
 from vlmtune.evaluation.results import EvaluationReport
+from vlmtune.revision import is_local
 from vlmtune.tracking.provenance import Provenance
 
 logger = logging.getLogger(__name__)
@@ -42,13 +45,18 @@ def log_run(config: dict[str, Any], config_yaml: str, provenance: Provenance) ->
 def log_catalog(catalog: Catalog) -> None:
     """Name the catalog, with its digest, as the run's data-set input."""
     import mlflow
-    from mlflow.data.dataset_source import DatasetSource
-    from mlflow.data.http_dataset_source import HTTPDatasetSource
+    from mlflow.data.dataset_source_registry import resolve_dataset_source
+    from mlflow.data.huggingface_dataset_source import HuggingFaceDatasetSource
     from mlflow.data.meta_dataset import MetaDataset
 
     if not active_run_id():
         return
-    source: DatasetSource = HTTPDatasetSource(catalog.source)
+    if is_local(catalog.source):
+        with warnings.catch_warnings():  # MLflow finds its own local source twice
+            warnings.simplefilter("ignore", UserWarning)
+            source = resolve_dataset_source(str(Path(catalog.source).resolve()))
+    else:
+        source = HuggingFaceDatasetSource(catalog.source, revision=catalog.version)
     digest = catalog.version.removeprefix("sha256:")[:36]  # MLflow's limit for a digest
     mlflow.log_input(MetaDataset(source, name="catalog", digest=digest), context="training")
     mlflow.set_tag("vlmtune.catalog_version", catalog.version)

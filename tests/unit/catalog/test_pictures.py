@@ -86,8 +86,8 @@ def test_cmyk(form: str) -> None:
 @pytest.mark.parametrize(("form", "mode"), [("PNG", "I;16"), ("TIFF", "I;16"), ("TIFF", "I;16B")])
 def test_16_bit_grey_keeps_its_greys(form: str, mode: str) -> None:
     """Black, middle grey and white of a 16-bit picture; Pillow alone clips them to white."""
-    values = numpy.array([[0, 32768, 65535]], dtype=numpy.uint16)
-    data = encoded(Image.fromarray(values).convert(mode), form)
+    values = numpy.array([0, 32768, 65535], dtype=">u2" if mode == "I;16B" else "<u2")
+    data = encoded(Image.frombytes(mode, (3, 1), values.tobytes()), form)
     assert Image.open(io.BytesIO(data)).mode == mode
     picture = decode_picture(data)
     assert [picture.getpixel((x, 0)) for x in range(3)] == [(0,) * 3, (128,) * 3, (255,) * 3]

@@ -63,9 +63,7 @@ def test_formats_give_the_same_rows(
     assert hash_rows(iterate_batches(other.rows)) == hash_rows(iterate_batches(csv.rows))
 
 
-def test_pictures_are_handed_on_as_they_are(
-    make_catalog: MakeCatalog, make_data: MakeData
-) -> None:
+def test_pictures_are_handed_on_as_they_are(make_catalog: MakeCatalog, make_data: MakeData) -> None:
     """The bytes of the file, not of a re-encoded picture."""
     folder = make_catalog()
     catalog = load_catalog(make_data(folder), "v")

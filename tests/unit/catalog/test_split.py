@@ -47,8 +47,9 @@ def test_groups_never_straddle() -> None:
     assert len(held_out) % 10 == 0
 
 
-@pytest.mark.parametrize(("held_out", "side", "verb"), [(True, "training", "Lower"),
-                                                        (False, "held-out", "Raise")])
+@pytest.mark.parametrize(
+    ("held_out", "side", "verb"), [(True, "training", "Lower"), (False, "held-out", "Raise")]
+)
 def test_empty_side(held_out: bool, side: str, verb: str) -> None:
     """A side without rows is refused, saying which way to move the fraction."""
     key = next(key for key in KEYS if is_held_out(key, 0.5) == held_out)

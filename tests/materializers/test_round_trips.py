@@ -1,0 +1,171 @@
+"""Each artifact comes back as it went in, looks right, and is whole or not there at all."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from materializers.adapter import AdapterMaterializer
+from materializers.catalog import CatalogMaterializer
+from materializers.evaluation_report import EvaluationReportMaterializer
+from materializers.examples import ExamplesMaterializer
+from materializers.publication import PublicationMaterializer
+from materializers.quantized_model import QuantizedModelMaterializer
+from vlmtune.catalog.catalog import Catalog
+from vlmtune.config.data import DataConfig, HeldOutConfig, PromptConfig
+from vlmtune.config.loading import load_config
+from vlmtune.evaluation.results import EvaluationReport, Prediction
+from vlmtune.models.adapter import Adapter, AdapterRecord, BaseWeightsInAdapter
+from vlmtune.models.base_model import BaseModelRef, resolve_base_model
+from vlmtune.prompting import format_examples
+from vlmtune.publishing.publication import Publication
+
+ROOT = Path(__file__).resolve().parents[2]
+RoundTrip = Callable[[type, Any], Any]
+
+
+def test_catalog_keeps_every_byte(catalog: Catalog, stored: RoundTrip) -> None:
+    """Rows, encoded pictures and origin survive."""
+    back = stored(CatalogMaterializer, catalog)
+    for given, read in zip(catalog.rows, back.rows, strict=True):
+        assert read["image"].pop("bytes") == given["image"].pop("bytes")
+        assert read | {"image": None} == given | {"image": None}
+    assert (back.source, back.version) == (catalog.source, catalog.version)
+
+
+def test_catalog_hash_sees_pictures_and_texts(catalog: Catalog, tmp_path: Path) -> None:
+    """One changed letter or pixel is another catalog; stored and loaded again it is the same."""
+    materializer = CatalogMaterializer(uri=str(tmp_path))
+    same = replace(catalog, rows=catalog.rows.select(range(len(catalog.rows))))
+    assert materializer.compute_content_hash(catalog) == materializer.compute_content_hash(same)
+    for change in (
+        lambda row: {"description": row["description"] + "!"},
+        lambda row: {"image": {**row["image"], "bytes": row["image"]["bytes"] + b"\0"}},
+    ):
+        changed = replace(catalog, rows=catalog.rows.map(change, features=catalog.rows.features))
+        assert materializer.compute_content_hash(changed) != materializer.compute_content_hash(
+            catalog
+        )
+
+
+def test_contact_sheet_is_a_picture(catalog: Catalog, tmp_path: Path) -> None:
+    """It is what ZenML shows for a catalog."""
+    (address,) = CatalogMaterializer(uri=str(tmp_path)).save_visualizations(catalog)
+    sheet = Image.open(io.BytesIO(Path(address).read_bytes()))
+    assert sheet.width > 100 and len(sheet.convert("RGB").getcolors(100_000)) > 3
+
+
+def test_examples_keep_their_sides(catalog: Catalog, stored: RoundTrip) -> None:
+    """Both tables come back; a changed template is another artifact, and holds no picture."""
+    data = DataConfig(
+        source="x",
+        columns={"image": "i", "name": "n", "category": "c", "description": "d"},
+        held_out=HeldOutConfig(fraction=0.5),
+    )
+    examples = format_examples(catalog, data, PromptConfig(template="Describe {name}."))
+    back = stored(ExamplesMaterializer, examples)
+    assert list(back.train) == list(examples.train)
+    assert list(back.held_out) == list(examples.held_out)
+    other = format_examples(catalog, data, PromptConfig(template="Please describe {name}."))
+    hash_of = ExamplesMaterializer(uri="").compute_content_hash
+    assert hash_of(examples) == hash_of(back) != hash_of(other)
+    assert "images" not in back.train.column_names
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Adapter:
+    """A minimal but real adapter folder."""
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    weights = {"base_model.model.q_proj.lora_A.weight": numpy.ones((2, 4), dtype="float32")}
+    save_file(weights, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2}))
+    base = BaseModelRef(id="owner/model", commit="0" * 40)
+    return Adapter(folder=folder, record=AdapterRecord(base=base, train_rows=3))
+
+
+def test_adapter_comes_back_with_its_record(adapter: Adapter, stored: RoundTrip) -> None:
+    """Equal bits, equal hash, equal word on its base."""
+    back = stored(AdapterMaterializer, adapter)
+    assert back.record == adapter.record
+    assert back.content_hash == adapter.content_hash
+
+
+def test_adapter_with_base_weights_is_refused(adapter: Adapter, stored: RoundTrip) -> None:
+    """Nothing is left in the artifact's folder that could be taken for an adapter."""
+    weights = {
+        "q_proj.lora_A.weight": numpy.ones((2, 4), dtype="float32"),
+        "q_proj.base_layer.weight": numpy.ones((4, 4), dtype="float32"),
+    }
+    save_file(weights, adapter.folder / "adapter_model.safetensors")
+    with pytest.raises(BaseWeightsInAdapter, match="base_layer"):
+        stored(AdapterMaterializer, adapter)
+    assert not list((adapter.folder.parent / "artifact").iterdir())
+
+
+def test_a_save_that_fails_half_way_leaves_nothing(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up after the rows are written: no later run takes them for whole."""
+
+    def disk_full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        CatalogMaterializer(uri=str(tmp_path / "catalog")).save(catalog)
+    assert not list((tmp_path / "catalog").glob("*"))
+
+
+def test_quantized_model_is_loaded_in_place(stored: RoundTrip, tmp_path: Path) -> None:
+    """The demo's base in 4 bits: the very folder it was written to gives the same logits."""
+    import torch
+
+    from vlmtune.models.quantized import QuantizedModel, quantize
+
+    config = load_config(ROOT / "configs" / "demo.yaml")
+    model_config = config.model.model_copy(update={"id": str(ROOT / "demo" / "model")})
+    base = resolve_base_model(model_config)
+    made = quantize(base, model_config, config.quantization)
+    back = stored(QuantizedModelMaterializer, made)
+    assert isinstance(back, QuantizedModel)
+    assert back.base == base and back.folder == tmp_path / "artifact"
+    model, processor = back.load(model_config)
+    tokens = processor.tokenizer("Describe this product.", return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(model(**tokens).logits, made.model(**tokens).logits)
+    linear = model.model.language_model.layers[0].self_attn.q_proj
+    assert type(linear).__name__ == "Linear4bit"
+    assert not linear.support_avx512bf16_for_cpu
+
+
+def test_reports_and_publications_are_json(stored: RoundTrip, tmp_path: Path) -> None:
+    """Read back equal, and readable without this project."""
+    prediction = Prediction(
+        row_id="a",
+        fields={"name": "Mug"},
+        reference="r",
+        texts={"base": "b", "tuned": "t"},
+        scores={"base": 0.0, "tuned": 1.0},
+    )
+    report = EvaluationReport(
+        rows=1,
+        held_out_rows=1,
+        metrics={"base": {"rouge_l": 0.0}, "tuned": {"rouge_l": 1.0}},
+        seconds={"base": 1.0, "tuned": 1.0},
+        predictions=[prediction],
+    )
+    assert stored(EvaluationReportMaterializer, report) == report
+    assert json.loads((tmp_path / "artifact" / "record.json").read_text())["rows"] == 1
+    publication = Publication(status="ready", cards={"adapter": "# card"})
+    folder = tmp_path / "publication"
+    folder.mkdir()
+    PublicationMaterializer(uri=str(folder)).save(publication)
+    assert PublicationMaterializer(uri=str(folder)).load(Publication) == publication

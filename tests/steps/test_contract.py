@@ -1,0 +1,57 @@
+"""What every step promises: its name, a materializer of ours, a cache key that knows its code."""
+
+import importlib
+import inspect
+
+import pytest
+from zenml.config.source import Source
+
+from vlmtune.tracking.code_version import code_version
+
+STEPS = (
+    "load_dataset",
+    "format_messages",
+    "load_quantized_model",
+    "train_qlora",
+    "evaluate_generations",
+    "merge_adapter",
+    "push_to_hub",
+)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_no_output_falls_back_to_pickle(name: str) -> None:
+    """Without a materializer of ours or a plain HTML page, ZenML would pickle the output."""
+    step = getattr(importlib.import_module(f"steps.{name}"), name)
+    for output, annotation in step.entrypoint_definition.outputs.items():
+        materializers = (
+            step.configuration.outputs[output].materializer_source
+            if (output in step.configuration.outputs)
+            else None
+        )
+        if materializers is None:
+            assert annotation.resolved_annotation.__name__ == "HTMLString", output
+        else:
+            assert all(source.import_path.startswith("materializers.") for source in materializers)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_cache_key_follows_the_code_of_the_step(name: str) -> None:
+    """The cache function is the fingerprint of the step's own module and its imports."""
+    module = importlib.import_module(f"steps.{name}")
+    step = getattr(module, name)
+    source = step.configuration.cache_policy.cache_func
+    assert isinstance(source, Source)
+    assert source.import_path == f"steps.{name}.{name}_code"
+    assert getattr(module, f"{name}_code")() == code_version(f"steps.{name}")
+
+
+def test_pipeline_reads_like_the_diagram() -> None:
+    """Wiring only, in the order of the steps."""
+    from pipelines.finetune import finetune
+
+    source = inspect.getsource(finetune.entrypoint)
+    positions = [
+        source.index(f"= {name}") if f"= {name}" in source else source.index(name) for name in STEPS
+    ]
+    assert positions == sorted(positions)

@@ -1,0 +1,75 @@
+"""Rows become conversations; pictures are decoded only when a row is asked for."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlmtune.catalog.source import load_catalog
+from vlmtune.config.data import PromptConfig
+from vlmtune.prompting import build_completion, build_prompt, format_examples, with_pictures
+
+PROMPT = PromptConfig(system="You sell.", template="Describe {name} of {category}.")
+
+
+def test_prompt_with_and_without_a_system_message() -> None:
+    """The template is filled in; an empty system message is left out."""
+    fields = {"name": "Mug", "category": "Kitchen"}
+    user = {"role": "user", "content": "Describe Mug of Kitchen."}
+    assert build_prompt(PROMPT, fields) == [{"role": "system", "content": "You sell."}, user]
+    assert build_prompt(PromptConfig(template=PROMPT.template), fields) == [user]
+
+
+def test_braces_in_a_field_are_text() -> None:
+    """A product's name is never read as a template."""
+    messages = build_prompt(PROMPT, {"name": "{category} {0.__class__}", "category": "K"})
+    assert messages[-1]["content"] == "Describe {category} {0.__class__} of K."
+
+
+def test_completion_is_trimmed() -> None:
+    """White space around a description is nothing to learn."""
+    assert build_completion(" A mug.\n") == [{"role": "assistant", "content": "A mug."}]
+
+
+@pytest.fixture
+def catalog_and_data(
+    make_catalog: Callable[..., Path],
+    make_rows: Callable[[int], list[dict[str, Any]]],
+    make_data: Callable[..., Any],
+) -> tuple[Any, Any]:
+    rows = make_rows(12)
+    for number, row in enumerate(rows):
+        row["Category"] = f"Shelf {number % 6}"
+    data = make_data(make_catalog(rows), held_out={"fraction": 0.5, "by": "category"})
+    return load_catalog(data, "v"), data
+
+
+def test_examples_split_by_group(catalog_and_data: tuple[Any, Any]) -> None:
+    """Each row is on one side with its own prompt and completion; groups stay together."""
+    catalog, data = catalog_and_data
+    examples = format_examples(catalog, data, PROMPT)
+    sides = [list(examples.train), list(examples.held_out)]
+    assert sorted(row["row"] for side in sides for row in side) == list(range(12))
+    groups = [{catalog.rows[row["row"]]["category"] for row in side} for side in sides]
+    assert not groups[0] & groups[1]
+    for row in sides[0] + sides[1]:
+        source = catalog.rows[row["row"]]
+        assert row["row_id"] == source["row_id"]
+        wanted = f"Describe {source['name']} of {source['category']}."
+        assert row["prompt"][-1]["content"] == wanted
+        assert row["completion"][0]["content"] == source["description"]
+
+
+def test_pictures_come_with_their_rows(catalog_and_data: tuple[Any, Any]) -> None:
+    """A row's picture is that of its number in the catalog, whatever was selected or shuffled."""
+    catalog, data = catalog_and_data
+    examples = with_pictures(format_examples(catalog, data, PROMPT).train, catalog)
+    pixels = set()
+    for row in examples.shuffle(seed=1):
+        (picture,) = row["images"]
+        name = catalog.rows[row["row"]]["image"]["path"]
+        colour = sum(map(ord, name)) * 7919 % 2**24
+        assert picture.getpixel((0, 0)) == (colour >> 16, colour >> 8 & 255, colour & 255)
+        pixels.add(picture.getpixel((0, 0)))
+    assert len(pixels) > 1
