@@ -8,7 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from orchestration.inputs import ResolvedInputs, check_machine, resolve_inputs
+from orchestration.inputs import (
+    ResolvedInputs,
+    check_device,
+    check_disk,
+    disk_needed,
+    resolve_inputs,
+)
 from orchestration.run_folder import fill_run_folder, make_run_folder, write_failure
 from orchestration.stack import ActiveStack, use_stack
 from vlmtune.config.loading import dump_config
@@ -36,8 +42,10 @@ def run_finetune(config: FinetuneConfig, stack_name: str | None, use_cache: bool
     """
     start = time.monotonic()
     inputs = resolve_inputs(config)
+    check_device(config)
     stack = use_stack(stack_name)
-    check_machine(config, stack.artifact_folder)
+    if stack.artifact_folder:
+        check_disk(stack.artifact_folder, disk_needed(config))
     run_name = f"finetune-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     folder = make_run_folder(config.output.runs_dir, run_name, dump_config(config))
     try:

@@ -34,18 +34,12 @@ def resolve_inputs(config: FinetuneConfig) -> ResolvedInputs:
     )
 
 
-def check_machine(config: FinetuneConfig, artifact_folder: Path | None) -> None:
-    """Refuse a run that this machine cannot finish, before hours are spent on it.
-
-    Raises:
-        UserError: no GPU where the config insists on one, or too little disk.
-    """
+def check_device(config: FinetuneConfig) -> None:
+    """Raise UserError where the config insists on a GPU that is not there."""
     if config.model.device == "cuda":
         from vlmtune.models.quantized import require_device
 
         require_device(config.model.device)
-    if artifact_folder is not None:
-        _check_disk(artifact_folder, disk_needed(config))
 
 
 def disk_needed(config: FinetuneConfig) -> int:
@@ -60,7 +54,12 @@ def disk_needed(config: FinetuneConfig) -> int:
     return int(needed)
 
 
-def _check_disk(folder: Path, needed: int) -> None:
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse a run whose artifacts will not fit, before hours are spent on it.
+
+    Raises:
+        UserError: less than `needed` bytes are free.
+    """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

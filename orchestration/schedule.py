@@ -14,11 +14,10 @@ CRON_FIELDS = 5
 
 
 def check_cron(expression: str) -> str:
-    """Raise UserError unless it has the five fields of a cron expression."""
-    if len(expression.split()) != CRON_FIELDS or any(
-        not set(field) <= set("0123456789*/,-ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-        for field in expression.upper().split()
-    ):
+    """Raise UserError unless it is a cron expression of five fields, as crontab takes them."""
+    from croniter import croniter
+
+    if len(expression.split()) != CRON_FIELDS or not croniter.is_valid(expression):
         raise UserError(
             f"--schedule {expression!r} is no cron expression.",
             'Five fields are expected: minute hour day month weekday, as in "0 3 * * 1".',

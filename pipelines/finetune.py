@@ -21,17 +21,21 @@ from vlmtune.models.base_model import BaseModelRef
 
 @pipeline(name="finetune", execution_mode=ExecutionMode.FAIL_FAST)
 def finetune(
-    config: FinetuneConfig, catalog_version: str, base: BaseModelRef, tracker: str | None
+    config: FinetuneConfig, catalog_version: str | None, base: BaseModelRef, tracker: str | None
 ) -> None:
     """Catalog -> conversations -> QLoRA -> comparison -> merged model -> publication.
 
     Args:
-        catalog_version: what the catalog's name stands for today.
+        catalog_version: what the catalog's name stands for today; None to look when it runs.
         base: what the base model's name stands for today.
         tracker: name of the stack's experiment tracker, if it has one.
     """
     tracked: dict[str, Any] = {"experiment_tracker": tracker} if tracker else {}
-    catalog = load_dataset(config.data, catalog_version)
+    # Without a version the cache cannot see whether the catalog changed: it is read each time,
+    # and the steps after it come from the cache if its content is the same.
+    read_always = load_dataset.with_options(enable_cache=False)
+    load = load_dataset if catalog_version else read_always
+    catalog = load(config.data, catalog_version)
     examples = format_messages(catalog, config.data, config.prompt)
     quantized_model = load_quantized_model(config.model, base, config.quantization)
     adapter = train_qlora.with_options(**tracked)(

@@ -51,7 +51,7 @@ def dataclass_options(config_class: type) -> dict[str, list[str]]:
             continue
         annotation = field.type
         if isinstance(annotation, str):
-            annotation = eval(annotation, namespace)  # noqa: S307 - a library's own annotation
+            annotation = eval(annotation, namespace)
         options[field.name] = sorted(simple_types(annotation))
     return options
 

@@ -48,6 +48,7 @@ def train_qlora(
     fingerprint = training_fingerprint(
         {
             "rows": hash_rows(iterate_batches(examples.train)),
+            "held_out": hash_rows(iterate_batches(examples.held_out)),
             "pictures": hash_rows(iterate_batches(catalog.rows)),
             "base": quantized_model.base,
             "quantization": quantized_model.quantization,

@@ -20,6 +20,7 @@ TELEMETRY_OFF = {
 QUIET_DEFAULTS = {
     "TOKENIZERS_PARALLELISM": "false",  # no fork warning from data-loader workers
     "ZENML_ENABLE_RICH_TRACEBACK": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # no line for each table of a fresh database
     # Threads that wait by spinning make every step ten times slower on a machine that is busy
     # with anything else.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -33,8 +34,8 @@ NO_TERMINAL = {  # bars and colours are for people; in a log file they are noise
 
 NOISY_LOGGERS = (
     "bitsandbytes",  # tells of an optional CPU kernel at each start
-    "mlflow",  # database migrations line by line, and autologging that nobody asked for
     "alembic",
+    # It tells of autologging that it cannot switch off, since nobody has switched it on.
     "zenml.integrations.mlflow.experiment_trackers.mlflow_experiment_tracker",
 )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.pipelines.loaded_run import load_models
 
 STEPS = {

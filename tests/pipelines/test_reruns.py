@@ -4,11 +4,14 @@ import csv
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.pipelines.conftest import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +91,23 @@ def _kill_after_checkpoint(checkout: Any, arguments: tuple[str, ...], step: int)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not list((checkout.folder / ".vlmtune" / "checkpoints").glob("*/finished.json"))
+
+
+def test_a_scheduled_run_reads_the_catalog_anew(checkout: Any, small: dict[str, Any]) -> None:
+    """It cannot know the catalog's version beforehand: it reads it, finds it unchanged, and all
+    steps after that come from the cache."""
+    # ZenML takes the folder of the script that is run for the project's root.
+    shutil.copy(Path(__file__).with_name("scheduled_run.py"), checkout.folder)
+    done = subprocess.run(
+        [sys.executable, "scheduled_run.py", *SMALL, "--set=data.source=catalog"],
+        cwd=checkout.folder,
+        env=checkout.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "EXECUTED load_dataset\n" in done.stdout
 
 
 def test_a_failing_step_fails_the_run(checkout: Any, small: dict[str, Any]) -> None:

@@ -342,6 +342,9 @@ def test_hash_does_not_depend_on_chunks(make_catalog: MakeCatalog, make_data: Ma
 def test_neighbouring_values_do_not_run_together() -> None:
     """Moving a letter from one value to the next is another digest."""
     assert hash_rows([{"a": ["xy"], "b": ["z"]}]) != hash_rows([{"a": ["x"], "b": ["yz"]}])
+    split_late = {"a": [b"x'b'"], "b": [b"y"]}
+    split_early = {"a": [b"x"], "b": [b"'b'y"]}
+    assert hash_rows([split_late]) != hash_rows([split_early])
     assert hash_rows([{"a": [b"1"]}]) != hash_rows([{"a": [b"2"]}])
 
 
