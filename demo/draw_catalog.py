@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drawing import COLOURS, OBJECTS, PATTERNS, SHADES, Colour, Look, Scene, paint
-from names import random_name
+from names import CONSONANTS, random_name
 
 SEED = 20240607
 PICTURE_SIDE = 128
@@ -100,11 +100,22 @@ def list_products(rng: random.Random) -> list[Product]:
     rng.shuffle(scenes)
     names: dict[str, None] = {}  # keeps its order, which a set would not
     while len(names) < len(scenes):
-        names[random_name(rng)] = None
+        if has_distinct_consonants(name := random_name(rng)):
+            names[name] = None
     return [
         Product(f"images/{number:04d}.jpg", name, scene)
         for number, (name, scene) in enumerate(zip(names, scenes, strict=True), start=1)
     ]
+
+
+def has_distinct_consonants(name: str) -> bool:
+    """Whether no consonant occurs twice.
+
+    A model of the demo's size repeats a name piece by piece, and loses its place in names such as
+    "Satir Fizatun" whose pieces recur.
+    """
+    consonants = [letter for letter in name.lower() if letter in CONSONANTS]
+    return len(consonants) == len(set(consonants))
 
 
 def _varied(colour: Colour, rng: random.Random, by: int) -> Colour:
@@ -144,9 +155,10 @@ def _mixed(first: Colour, second: Colour, percent: int) -> Colour:
 def write_catalog(out: Path) -> int:
     """Write pictures, table and house words below `out`; return the number of rows."""
     (out / "images").mkdir(parents=True, exist_ok=True)
-    rng = random.Random(SEED)
-    products = list_products(rng)
+    products = list_products(random.Random(SEED))
     for product in products:
+        # A generator for each picture: a change to the names leaves the pictures as they are.
+        rng = random.Random(f"{SEED} {product.file_name}")
         picture = paint(product.scene, catalog_look(product.scene, rng), PICTURE_SIDE)
         picture.save(out / product.file_name, quality=JPEG_QUALITY, subsampling=0, optimize=True)
     with (out / "metadata.csv").open("w", encoding="utf-8", newline="") as table:
