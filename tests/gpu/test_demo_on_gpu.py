@@ -1,6 +1,6 @@
 """The library on a real GPU: quantise, train, describe and merge, without ZenML or MLflow.
 
-    python -m pytest -m gpu
+python -m pytest -m gpu
 """
 
 from pathlib import Path
