@@ -13,6 +13,7 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from vlmtune.environment import prepare_environment
 from vlmtune.errors import UserError
@@ -54,9 +55,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return pipeline_parser().parse_args(arguments)
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that tells what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse for an unusable command line."""
+        self.exit(UserError.exit_code, f"error: {message}. See: run.py --help\n")
+
+
 def pipeline_parser() -> argparse.ArgumentParser:
     """Options of `run.py --pipeline`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="run.py",
         allow_abbrev=False,  # a crontab line must be free of --schedule, however it was written
         description="Fine-tune a vision-language model on a product catalog.",
@@ -103,7 +112,7 @@ def pipeline_parser() -> argparse.ArgumentParser:
 
 def command_parser() -> argparse.ArgumentParser:
     """Options of `run.py lineage` and `run.py try`."""
-    parser = argparse.ArgumentParser(prog="run.py")
+    parser = Parser(prog="run.py")
     commands = parser.add_subparsers(required=True)
     lineage = commands.add_parser(
         "lineage", help="from a merged model back to its catalog, base model and code"

@@ -110,6 +110,21 @@ def test_a_scheduled_run_reads_the_catalog_anew(checkout: Any, small: dict[str, 
     assert "EXECUTED load_dataset\n" in done.stdout
 
 
+def test_a_stack_without_tracker_says_so_once(checkout: Any, small: dict[str, Any]) -> None:
+    """ZenML's own default stack runs the pipeline; nothing goes to MLflow, and a line says it."""
+    done = checkout.run(*FINETUNE, *SMALL, "--set=data.source=catalog", "--stack=default")
+    assert (done.stdout + done.stderr).count("has no experiment tracker") == 1
+    assert checkout.summary()["mlflow_run_id"] is None
+    assert checkout.summary()["adapter_hash"] == small["adapter_hash"]
+
+
+def test_an_unknown_stack_is_named(checkout: Any, small: dict[str, Any]) -> None:
+    """One line, with the stacks there are."""
+    done = checkout.run(*FINETUNE, *SMALL, "--stack=nowhere", code=2)
+    assert "'nowhere'" in done.stderr and "vlmtune-local" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_failing_step_fails_the_run(checkout: Any, small: dict[str, Any]) -> None:
     """Exit code 1, a summary that says failed, and the error instead of a stack trace."""
     done = checkout.run(

@@ -1,5 +1,6 @@
 """The 4-bit base model: quantised once, stored, and loaded in place ever after."""
 
+import gc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,7 @@ def load_model(
     import torch
     from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
+    release_unused_memory()
     options: dict[str, Any] = {}
     if quantization:
         options["quantization_config"] = BitsAndBytesConfig(**quantization)
@@ -99,6 +101,16 @@ def load_model(
     )
     _keep_4bit_weights_as_they_are(model)
     return model
+
+
+def release_unused_memory() -> None:
+    """Give back what the model of an earlier step in this process held: two 7B models do not fit
+    on one card."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _keep_4bit_weights_as_they_are(model: "PreTrainedModel") -> None:

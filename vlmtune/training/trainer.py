@@ -217,9 +217,9 @@ class LogLines(TrainerCallback):
         left = seconds / done * (state.max_steps - state.global_step) if done else 0.0
         step = f"step {state.global_step:>5}/{state.max_steps}"
         if "loss" in logs:
-            speed = logs.get("tokens_per_second", 0.0)
+            speed = f"{logs['tokens_per_second']:.0f}" if "tokens_per_second" in logs else "-"
             logger.info(
-                "%s  loss %.4f  lr %.2e  %.0f tokens/s  %.0f s left",
+                "%s  loss %.4f  lr %.2e  %s tokens/s  %.0f s left",
                 *(step, logs["loss"], logs.get("learning_rate", 0.0), speed, left),
             )
         elif "eval_loss" in logs:
