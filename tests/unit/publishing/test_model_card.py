@@ -111,6 +111,12 @@ def test_base_and_tuned_stand_side_by_side():
     assert "| Right “colours” term | – | 50.0% |" in card
 
 
+def test_a_merged_model_says_that_it_was_not_scored_itself():
+    note = "the merged bf16 model itself\nwas not scored"
+    assert note in render_model_card(facts(kind="merged"))
+    assert note not in render_model_card(facts(kind="adapter"))
+
+
 def test_without_an_evaluation_it_says_so():
     assert "Not evaluated." in render_model_card(facts(metrics=None))
 
