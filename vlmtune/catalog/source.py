@@ -192,10 +192,7 @@ def _folder_rows(data: DataConfig) -> Iterator[dict[str, Any]]:
     for values in zip(*picked.values(), strict=True):
         cells = dict(zip(picked, values, strict=True))
         row: dict[str, Any] = {field: _as_text(value) for field, value in cells.items()}
-        try:
-            row[PICTURE] = _read_picture(folder, row[PICTURE])
-        except (OSError, ValueError, RuntimeError) as error:  # the last: a link to itself
-            row["problem"] = str(error)
+        _set_picture(row, folder, row[PICTURE])
         yield row
 
 
@@ -204,6 +201,14 @@ def _as_text(value: Any) -> str:
     import pandas
 
     return "" if pandas.isna(value) is True else str(value)  # of a list it tells cell by cell
+
+
+def _set_picture(row: dict[str, Any], folder: Path, file_name: str | None) -> None:
+    """Give the row its picture's bytes, or a problem that says why there are none."""
+    try:
+        row[PICTURE] = _read_picture(folder, file_name or "")
+    except (OSError, ValueError, RuntimeError) as error:  # the last: a link to itself
+        row["problem"] = str(error)
 
 
 def _read_picture(folder: Path, file_name: str) -> dict[str, Any]:
@@ -226,18 +231,21 @@ def _hub_commit(data: DataConfig) -> str:
 
 
 def _hub_rows(data: DataConfig, commit: str) -> Iterator[dict[str, Any]]:
-    from datasets import Image, load_dataset
+    from datasets import Image, config, load_dataset
 
     dataset = load_dataset(data.source, data.subset, split=data.split, revision=commit)
     _require_columns(data.columns, dataset.column_names, f"the data set {data.source}")
     picture_column = data.columns[PICTURE]
     dataset = dataset.cast_column(picture_column, Image(decode=False))
     for source_row in dataset:
-        row = {field: _as_text(source_row[column]) for field, column in data.columns.items()}
-        picture = source_row[picture_column]
-        if picture is None:
-            row["problem"] = "no picture"
-        elif picture["bytes"] is None:
-            picture = {"bytes": Path(picture["path"]).read_bytes(), "path": picture["path"]}
-        row[PICTURE] = picture
+        row: dict[str, Any] = {
+            field: _as_text(source_row[column]) for field, column in data.columns.items()
+        }
+        picture = source_row[picture_column] or {"bytes": None, "path": ""}
+        if picture["bytes"] is None:
+            # A file that came with the data set lies in the cache; any other path is not its own.
+            cache = Path(config.HF_CACHE_HOME)
+            _set_picture(row, cache, picture["path"])
+        else:
+            row[PICTURE] = picture
         yield row
