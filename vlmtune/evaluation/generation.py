@@ -42,7 +42,8 @@ def describe(
     model.eval()
     # Rows of like length go together, so that little is padded; longest first, so that a batch
     # which does not fit into memory fails at once.
-    order = sorted(range(len(rows)), key=lambda row: -_prompt_length(rows, row))
+    lengths = _prompt_lengths(rows)
+    order = sorted(range(len(rows)), key=lambda row: -lengths[row])
     texts: dict[int, str] = {}
     for batch in track(
         list(_batches(order, batch_size)),
@@ -59,10 +60,11 @@ def describe(
     return [texts[row] for row in range(len(rows))], round(seconds, 2)
 
 
-def _prompt_length(rows: "Dataset", row: int) -> int:
+def _prompt_lengths(rows: "Dataset") -> list[int]:
+    """Characters of each prompt."""
     # Without the transform: the pictures need not be decoded to count characters.
-    prompt = rows.with_format(None)[row]["prompt"]
-    return sum(len(message["content"]) for message in prompt)
+    prompts = rows.with_format(None)["prompt"]
+    return [sum(len(message["content"]) for message in prompt) for prompt in prompts]
 
 
 def _batches(order: list[int], size: int) -> Iterator[list[int]]:
