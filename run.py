@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from vlmtune.environment import prepare_environment
+from vlmtune.environment import hide_traces_of, prepare_environment
 from vlmtune.errors import UserError
 
 PIPELINES = ("finetune",)
@@ -27,6 +27,8 @@ def main(arguments: list[str]) -> int:
     """Run a command or a pipeline; returns the exit code."""
     prepare_environment()
     options = parse(arguments)
+    if not options.verbose:
+        hide_traces_of(UserError)
     logging.getLogger("vlmtune").setLevel(logging.INFO)
     logging.getLogger("orchestration").setLevel(logging.INFO)
     try:

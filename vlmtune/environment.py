@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import warnings
+from typing import Any
 
 TELEMETRY_OFF = {
     "ZENML_ANALYTICS_OPT_IN": "false",
@@ -58,3 +59,20 @@ def prepare_environment() -> None:
     # Notices from one library to another, about names that none of our code uses.
     warnings.filterwarnings("ignore", category=FutureWarning)
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+
+
+def hide_traces_of(expected: type[Exception]) -> None:
+    """Log errors of this kind without their stack trace, whoever logs them.
+
+    ZenML logs the trace of whatever fails a step; an error that is meant for the user says all
+    there is to know in one line. A crash keeps its trace: nobody watched when it happened.
+    """
+    make_record = logging.getLogRecordFactory()
+
+    def record_without_trace(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        if record.exc_info and isinstance(record.exc_info[1], expected):
+            record.exc_info = None
+        return record
+
+    logging.setLogRecordFactory(record_without_trace)

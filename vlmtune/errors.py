@@ -15,7 +15,8 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, problem: str, mend: str = "") -> None:
-        super().__init__(f"{problem} {mend}".strip())
+        space = "" if problem.endswith("\n") else " "
+        super().__init__(f"{problem}{space}{mend}".strip())
         self.problem = problem
         self.mend = mend
 

@@ -110,6 +110,18 @@ def test_a_scheduled_run_reads_the_catalog_anew(checkout: Any, small: dict[str, 
     assert "EXECUTED load_dataset\n" in done.stdout
 
 
+def test_broken_rows_are_named_without_a_stack_trace(checkout: Any, small: dict[str, Any]) -> None:
+    """Found in a step, in the middle of ZenML's machinery, and still told in plain words."""
+    folder = checkout.folder / "broken"
+    folder.mkdir()
+    header = "file_name,Product Name,Category,description,group"
+    (folder / "metadata.csv").write_text(f"{header}\nnowhere.png,Mug,Kitchen,A mug.,one\n")
+    done = checkout.run(*FINETUNE, *SMALL, "--set=data.source=broken", code=2)
+    assert "row 1: picture 'nowhere.png' does not exist" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert checkout.summary()["status"] == "failed"
+
+
 def test_a_stack_without_tracker_says_so_once(checkout: Any, small: dict[str, Any]) -> None:
     """ZenML's own default stack runs the pipeline; nothing goes to MLflow, and a line says it."""
     done = checkout.run(*FINETUNE, *SMALL, "--set=data.source=catalog", "--stack=default")
