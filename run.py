@@ -10,6 +10,7 @@ machine (one clear line says what); 130 interrupted.
 """
 
 import argparse
+import atexit
 import logging
 import sys
 from pathlib import Path
@@ -216,5 +217,14 @@ def try_picture(options: argparse.Namespace) -> int:
     return 0
 
 
+def end_logging() -> None:
+    """Flush the logs while there is still time: ZenML's handler does it in a new thread, which
+    Python 3.12 refuses, with a stack trace, once the interpreter is shutting down."""
+    logging.shutdown()
+    atexit.unregister(logging.shutdown)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_code = main(sys.argv[1:])
+    end_logging()
+    sys.exit(exit_code)
