@@ -14,7 +14,7 @@ import psutil
 import torch
 from peft import LoraConfig
 from transformers import TrainerCallback
-from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTConfig, SFTTrainer
 
 from vlmtune.encoding import CatalogCollator
@@ -120,7 +120,7 @@ def build_trainer(
         ),
         callbacks=[MarkComplete(), ReportMetrics(log_metrics), LogLines()],
     )
-    trainer.remove_callback(PrinterCallback)
+    _show_progress_once(trainer)
     _keep_adapter_in_fp32(trainer.model)
     return trainer
 
@@ -141,6 +141,14 @@ def sft_config(plan: TrainingPlan) -> SFTConfig:
         include_num_input_tokens_seen="non_padding",
         disable_tqdm=not sys.stderr.isatty(),  # a bar fills a log file with thousands of lines
     )
+
+
+def _show_progress_once(trainer: SFTTrainer) -> None:
+    """`LogLines` tells what the Trainer's own callbacks would print again as raw dicts; its bar
+    is kept where there is a terminal."""
+    trainer.remove_callback(PrinterCallback)
+    if trainer.pop_callback(ProgressCallback):
+        trainer.add_callback(BarOnly)
 
 
 def _keep_adapter_in_fp32(model: torch.nn.Module) -> None:
@@ -199,6 +207,13 @@ class ReportMetrics(TrainerCallback):
         if state.is_world_process_zero and logs:
             numbers = {key: float(value) for key, value in logs.items() if _is_number(value)}
             self.log_metrics(numbers, state.global_step)
+
+
+class BarOnly(ProgressCallback):
+    """The Trainer's progress bar without its log lines."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Called by the Trainer with a dict of numbers, which `LogLines` shows."""
 
 
 class LogLines(TrainerCallback):
