@@ -88,13 +88,19 @@ def write_cards(
 def publish(
     hub: HubConfig, adapter: Adapter, merged: MergeResult, cards: dict[Kind, str]
 ) -> Publication:
-    """Push each kind to its repo; without a repo_id only say that it is ready."""
+    """Push each kind to its repo; without a repo_id only say that it is ready.
+
+    All bundles are made before the first is sent: one that is refused stops the others too.
+    """
     if hub.repo_id is None:
         return Publication(status="ready", cards=cards)
     repos: dict[Kind, PushedRepo] = {}
-    for kind, folder in folders_to_publish(hub, adapter, merged).items():
-        with tempfile.TemporaryDirectory(prefix="vlmtune-push-") as scratch:
-            bundle = assemble_bundle(folder, cards[kind], Path(scratch) / kind)
+    with tempfile.TemporaryDirectory(prefix="vlmtune-push-") as scratch:
+        bundles = {
+            kind: assemble_bundle(folder, cards[kind], Path(scratch) / kind)
+            for kind, folder in folders_to_publish(hub, adapter, merged).items()
+        }
+        for kind, bundle in bundles.items():
             repo_id = repo_of(hub, kind)
             assert repo_id is not None
             repos[kind] = push_folder(bundle, repo_id, hub.private, f"vlmtune: {kind}")

@@ -1,0 +1,208 @@
+"""Pushing with the real Hub client to a Hub on this machine."""
+
+import logging
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy
+import pytest
+from safetensors.numpy import save_file
+
+from tests.hub_server import DROP, HubServer
+from vlmtune.errors import UserError
+from vlmtune.publishing.hub import PushedRepo, push_folder
+
+CARD = "---\nlicense: apache-2.0\n---\n# Words for mugs\n"
+Push = Callable[..., PushedRepo]
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub on this machine, which takes the token in HF_TOKEN."""
+    with HubServer() as server:
+        server.use(monkeypatch, token=server.token)
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Weights, a card and a file in a folder of its own."""
+    folder = tmp_path / "bundle"
+    (folder / "sub").mkdir(parents=True)
+    save_file({"lora_A": numpy.arange(600.0)}, folder / "adapter_model.safetensors")
+    (folder / "README.md").write_text(CARD)
+    (folder / "sub/vocab.json").write_text('{"Müg": 1}', encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def push(folder: Path) -> Push:
+    """Push the folder to shop/words."""
+
+    def push(private: bool = True, repo_id: str = "shop/words") -> PushedRepo:
+        return push_folder(folder, repo_id, private, "vlmtune: adapter")
+
+    return push
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Relative name -> bytes of all files."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def download(repo_id: str, target: Path) -> dict[str, bytes]:
+    """What anybody gets who downloads the repo; without the Hub's own file and the cache."""
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(repo_id, local_dir=target)
+    files = contents(target).items()
+    return {name: content for name, content in files if not name.startswith((".cache", ".git"))}
+
+
+def refusal(push: Push, **changes: str) -> UserError:
+    """The error of a push that fails: what to mend, one line, no token wherever it is shown."""
+    with pytest.raises(UserError) as caught:
+        push(**changes)
+    assert caught.value.mend
+    assert "\n" not in str(caught.value)
+    shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+    assert os.environ.get("HF_TOKEN", "hf_") not in shown
+    return caught.value
+
+
+def test_one_private_commit_of_the_whole_folder(
+    hub: HubServer, push: Push, folder: Path, tmp_path: Path
+) -> None:
+    """All files and no other, in one commit; weights go by LFS; a download gives every byte."""
+    pushed = push()
+    repo = hub.repos["shop/words"]
+    assert repo.private
+    assert [commit.message for commit in repo.commits] == ["initial commit", "vlmtune: adapter"]
+    assert repo.files == contents(folder)
+    assert [name for name, file in repo.commits[-1].tree.items() if file.lfs] == [
+        "adapter_model.safetensors"
+    ]
+    assert pushed == PushedRepo(
+        repo_id="shop/words",
+        url=f"{hub.endpoint}/shop/words/commit/{repo.commits[-1].oid}",
+        commit=repo.commits[-1].oid,
+    )
+    assert download("shop/words", tmp_path / "fresh") == contents(folder)
+
+
+def test_public_if_asked_for(hub: HubServer, push: Push) -> None:
+    """hub.private: false."""
+    push(private=False)
+    assert not hub.repos["shop/words"].private
+
+
+def test_a_private_push_never_goes_to_a_public_repo(hub: HubServer, push: Push) -> None:
+    """An older public repo would stay public: nothing is sent, and the line says how to mend it."""
+    push(private=False)
+    commits = len(hub.repos["shop/words"].commits)
+    with pytest.raises(UserError, match=r"hub\.private is true, but shop/words is public"):
+        push(private=True)
+    assert len(hub.repos["shop/words"].commits) == commits
+
+
+def test_a_removed_file_is_removed_on_the_hub(
+    hub: HubServer, push: Push, folder: Path, tmp_path: Path
+) -> None:
+    """What is on the Hub is the folder as it is now, still in one commit a push."""
+    push()
+    (folder / "sub/vocab.json").unlink()
+    (folder / "README.md").write_text(CARD + "Better.\n")
+    push()
+    repo = hub.repos["shop/words"]
+    assert len(repo.commits) == 3
+    assert set(repo.files) == {"adapter_model.safetensors", "README.md"}
+    assert download("shop/words", tmp_path / "fresh") == contents(folder)
+
+
+def test_the_same_again_changes_nothing(hub: HubServer, push: Push) -> None:
+    """A push that was not needed makes no commit, uploads nothing and names the last commit."""
+    first = push()
+    hub.requests.clear()
+    assert push() == first
+    assert len(hub.repos["shop/words"].commits) == 2
+    assert not [asked for asked in hub.requests if asked.startswith("PUT") or "/commit/" in asked]
+
+
+def test_after_a_failure_the_same_command_goes_on(hub: HubServer, push: Push, folder: Path) -> None:
+    """Weights that were uploaded before the connection broke are not uploaded again."""
+    hub.fail("/commit/", DROP)
+    error = refusal(push)
+    assert "shop/words" in error.problem
+    assert "Run the same command again" in error.mend
+    assert hub.repos["shop/words"].files == {}
+    push()
+    assert hub.repos["shop/words"].files == contents(folder)
+    assert len([asked for asked in hub.requests if asked.startswith("PUT")]) == 1
+
+
+def test_without_a_token(hub: HubServer, push: Push, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is made, and the user is told which variable to set."""
+    monkeypatch.delenv("HF_TOKEN")
+    assert "HF_TOKEN" in refusal(push).mend
+    assert hub.repos == {}
+
+
+@pytest.mark.parametrize("token", ["hf_wrongSecret", "hf_wröngSecret"])
+def test_bad_token(hub: HubServer, push: Push, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    """One the Hub does not know, and one with a letter no token has: pointed at, never shown."""
+    monkeypatch.setenv("HF_TOKEN", token)
+    error = refusal(push)
+    assert "HF_TOKEN" in error.mend
+    assert "Secret" not in str(error) and "hf_" not in str(error)
+    assert hub.repos == {}
+
+
+@pytest.mark.parametrize("status", [403, 409, 412, 429, 503])
+def test_commit_refused(hub: HubServer, push: Push, status: int) -> None:
+    """A Hub that takes the files but not the commit: the repo and the reason are named."""
+    hub.fail("/commit/", status)
+    error = refusal(push)
+    assert "the Hub refuses the push to shop/words" in error.problem
+    assert str(status) in error.problem
+    assert "hub.repo_id" in error.mend and "HF_TOKEN" in error.mend
+    assert hub.repos["shop/words"].files == {}
+
+
+def test_card_that_the_hub_does_not_take(hub: HubServer, push: Push, folder: Path) -> None:
+    """The Hub's reason is shown, and which key of the config stands in the card."""
+    (folder / "README.md").write_text("---\nbase_model: /data/base\n---\n")
+    error = refusal(push)
+    assert '"base_model" must be a Hub id' in error.problem
+    assert "hub.license" in error.mend
+    assert hub.repos["shop/words"].files == {}
+
+
+def test_name_that_is_none(hub: HubServer, push: Push) -> None:
+    """A repo_id that the client does not even ask for names its key."""
+    error = refusal(push, repo_id="shop/words/for/mugs")
+    assert "shop/words/for/mugs" in error.problem
+    assert "hub.repo_id" in error.mend
+    assert hub.requests == []
+
+
+def test_hub_out_of_reach(hub: HubServer, push: Push, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody answers: run again."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert "Run the same command again" in refusal(push).mend
+
+
+def test_no_token_in_the_log(hub: HubServer, push: Push, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a push nor a failed one logs the token, whatever the level."""
+    with caplog.at_level(logging.DEBUG):
+        push()
+        hub.fail("/repos/create", 403)
+        hub.fail("GET /api/models/", 403)
+        refusal(push)
+    assert "Pushed " in caplog.text
+    assert hub.token not in caplog.text
+    assert not [record for record in caplog.records if hub.token in str(record.__dict__)]
