@@ -3,7 +3,7 @@
 import logging
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -16,14 +16,6 @@ from vlmtune.publishing.hub import PushedRepo, push_folder
 
 CARD = "---\nlicense: apache-2.0\n---\n# Words for mugs\n"
 Push = Callable[..., PushedRepo]
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub on this machine, which takes the token in HF_TOKEN."""
-    with HubServer() as server:
-        server.use(monkeypatch, token=server.token)
-        yield server
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What is published where, with the real Hub client and a Hub on this machine."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
@@ -18,14 +17,6 @@ from vlmtune.publishing.publication import Kind, publish
 BASE = BaseModelRef(id="owner/model", commit="0" * 40)
 CARDS: dict[Kind, str] = {"adapter": "# The adapter\n", "merged": "# The merged model\n"}
 BOTH = HubConfig(repo_id="shop/words", push=["adapter", "merged"])
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub on this machine, which takes the token in HF_TOKEN."""
-    with HubServer() as server:
-        server.use(monkeypatch, token=server.token)
-        yield server
 
 
 @pytest.fixture
