@@ -6,6 +6,7 @@ vlmtune redeclares none of them. Their names and YAML types are listed in
 
 import difflib
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
+
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # text for YAML 1.1, unless it has a dot
 
 _TYPES: dict[str, Any] = {
     "any": Any,
@@ -32,6 +35,21 @@ def known_options(target: str) -> dict[str, list[str]]:
     return json.loads((Path(__file__).parent / "forwarded_options.json").read_text())[target]
 
 
+def _with_numbers(value: Any) -> Any:
+    """Inside lists and mappings, whose types nobody declares, `2e-4` is a number too."""
+    if isinstance(value, dict):
+        return {key: _number(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_number(item) for item in value]
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str) and EXPONENT.fullmatch(value):
+        return float(value)
+    return _with_numbers(value)
+
+
 def _check_option(target: str, name: str, value: Any, owned: dict[str, str]) -> Any:
     """Return the value in the type that the target's option takes, or say what is wrong."""
     if name in owned:
@@ -41,6 +59,7 @@ def _check_option(target: str, name: str, value: Any, owned: dict[str, str]) -> 
         near = difflib.get_close_matches(name, options, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise PydanticCustomError("unknown_option", f"{name}: {target} has no such option{hint}")
+    value = _with_numbers(value)
     if "float" in options[name] and type(value) is int:
         return value  # TRL tells a count (500) from a share (0.5) by the type
     union: Any = _TYPES[options[name][0]]

@@ -132,6 +132,19 @@ def test_exponents_are_floats(config_values: Values, write_config: WriteConfig) 
     assert rate == 0.0002
 
 
+def test_exponents_inside_a_mapping_are_floats(
+    config_values: Values, write_config: WriteConfig
+) -> None:
+    """TRL would hand them on as the text that they are for YAML 1.1."""
+    override = "training.lr_scheduler_kwargs={min_lr: 1e-6, steps: [2e3, 7], name: e5}"
+    config = load_config(write_config(config_values), [override])
+    assert config.training["lr_scheduler_kwargs"] == {
+        "min_lr": 1e-6,
+        "steps": [2000.0, 7],
+        "name": "e5",
+    }
+
+
 def test_counts_stay_counts(config_values: Values, write_config: WriteConfig) -> None:
     """An int given to a float option stays an int: TRL tells a count from a share by it."""
     options = {"warmup_steps": 500, "save_steps": 0.5, "eval_steps": 50}
