@@ -58,7 +58,7 @@ def run_finetune(config: FinetuneConfig, stack_name: str | None, use_cache: bool
     except BaseException:
         _keep_what_there_is(folder, run_name, config, time.monotonic() - start)
         raise
-    remove_finished(config.output.work_dir / "checkpoints")
+    remove_finished(config.output.work_dir / "checkpoints", run_name)
     return RunOutcome(folder, _fill(folder, run_name, config), stack)
 
 

@@ -72,7 +72,8 @@ def run_artifacts(run: Any) -> dict[str, Any]:
 
 def _summary(run: Any, artifacts: dict[str, Any]) -> dict[str, Any]:
     metrics = artifacts["evaluation"].load().metrics if "evaluation" in artifacts else {}
-    record = artifacts["adapter"].load().record if "adapter" in artifacts else None
+    adapter = artifacts["adapter"].load() if "adapter" in artifacts else None
+    base = adapter.record.base if adapter else None
     return {
         "run_name": run.name,
         "status": run.status.value,
@@ -87,11 +88,9 @@ def _summary(run: Any, artifacts: dict[str, Any]) -> dict[str, Any]:
         },
         "metrics": metrics,
         "mlflow_run_id": mlflow_run_of(run),
-        "trained_in_mlflow_run": record.mlflow_run_id if record else None,
-        "base_model": record.base.model_dump() | {"revision": record.base.revision}
-        if record
-        else None,
-        "adapter_hash": artifacts["adapter"].load().content_hash if record else None,
+        "trained_in_mlflow_run": adapter.record.mlflow_run_id if adapter else None,
+        "base_model": base.model_dump() | {"revision": base.revision} if base else None,
+        "adapter_hash": adapter.content_hash if adapter else None,
         "artifacts": {
             name: {"id": str(version.id), "uri": version.uri, "made_by_run": _maker(version)}
             for name, version in artifacts.items()

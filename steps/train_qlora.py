@@ -65,6 +65,7 @@ def train_qlora(
         device=pick_device(model.device),
         folder=work_dir / "checkpoints" / fingerprint,
         tensorboard=work_dir / "tensorboard" / run_name(),
+        run=run_name(),
     )
     held_out = examples.held_out.select(range(min(HELD_OUT_LOSS_ROWS, len(examples.held_out))))
     base_model, processor = quantized_model.load(model)

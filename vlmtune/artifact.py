@@ -4,6 +4,9 @@ from typing import Any
 
 from pydantic_core import CoreSchema, core_schema
 
+# Files that may hold a pickle: running code on loading, they belong into no artifact or push.
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+
 
 class Artifact:
     """An object that an orchestrator hands over as it is.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from vlmtune.artifact import Artifact
+from vlmtune.artifact import PICKLE_SUFFIXES, Artifact
 from vlmtune.models.base_model import BaseModelRef
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-FORBIDDEN_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 class AdapterRecord(BaseModel):
@@ -77,7 +76,7 @@ def check_adapter_folder(folder: Path) -> None:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is no adapter: {name} is missing")
     for path in folder.rglob("*"):
-        if path.suffix in FORBIDDEN_SUFFIXES:
+        if path.suffix in PICKLE_SUFFIXES:
             raise BaseWeightsInAdapter(f"{path.name} may hold a pickle: an adapter has none")
         if path.suffix == ".safetensors" and path != folder / ADAPTER_WEIGHTS:
             raise BaseWeightsInAdapter(f"{path.name} holds weights that are not the adapter's")

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+from vlmtune.artifact import PICKLE_SUFFIXES
 
 
 def assemble_bundle(source: Path, card: str, target: Path) -> Path:

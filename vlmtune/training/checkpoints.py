@@ -48,15 +48,19 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def mark_finished(folder: Path) -> None:
-    """Mark a training whose adapter is whole. Its checkpoints are kept until the adapter is
-    safe in the artifact store: a disk that fills up in between loses nothing."""
-    (folder / FINISHED).write_text("{}")
+def mark_finished(folder: Path, run: str) -> None:
+    """Mark a training whose adapter is whole with the run that finished it. Its checkpoints are
+    kept until the adapter is safe in the artifact store: a disk that fills up in between loses
+    nothing."""
+    (folder / FINISHED).write_text(json.dumps({"run": run}))
 
 
-def remove_finished(root: Path) -> None:
-    """Remove the checkpoints of finished trainings, so that the next run starts anew."""
+def remove_finished(root: Path, run: str) -> None:
+    """Remove the checkpoints of trainings that a run has finished, so that the next one starts
+    anew. What another run has finished stays: it may be about to store its adapter."""
     for marker in root.glob(f"*/{FINISHED}"):
+        if json.loads(marker.read_text())["run"] != run:
+            continue
         try:
             with FileLock(marker.parent / ".lock", timeout=0):
                 shutil.rmtree(marker.parent, ignore_errors=True)

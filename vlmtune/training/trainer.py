@@ -48,6 +48,7 @@ class TrainingPlan:
         device: cpu or cuda.
         folder: checkpoints and the finished adapter; one folder for one fingerprint.
         tensorboard: where TensorBoard's events go; None for none.
+        run: name of the run that trains, which may remove the checkpoints in the end.
     """
 
     seed: int
@@ -56,6 +57,7 @@ class TrainingPlan:
     device: str
     folder: Path
     tensorboard: Path | None = None
+    run: str = ""
 
 
 def train_adapter(
@@ -94,7 +96,7 @@ def train_adapter(
             peak_memory_gib=memory_gib(peak=True),
             resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
         )
-        mark_finished(plan.folder)
+        mark_finished(plan.folder, plan.run)
         return Adapter(folder=folder, record=record)
 
 

@@ -118,14 +118,17 @@ def test_second_process_waits(tmp_path: Path, root: Path) -> None:
 
 
 def test_finished_trainings_are_removed(tmp_path: Path) -> None:
-    """Those that are finished and not in use go; a killed training keeps its checkpoints."""
-    for name in ("finished", "killed", "in-use"):
+    """Those that this run finished and nobody uses go; a killed training keeps its checkpoints,
+    and so does another run, which may be about to store its adapter."""
+    for name in ("finished", "killed", "in-use", "other"):
         make_checkpoint(tmp_path / name, 5)
-    mark_finished(tmp_path / "finished")
-    mark_finished(tmp_path / "in-use")
+    mark_finished(tmp_path / "finished", "this-run")
+    mark_finished(tmp_path / "in-use", "this-run")
+    mark_finished(tmp_path / "other", "other-run")
     with locked(tmp_path / "in-use"):
-        remove_finished(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in-use", "killed"]
-    remove_finished(tmp_path)
+        remove_finished(tmp_path, "this-run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in-use", "killed", "other"]
+    remove_finished(tmp_path, "this-run")
     assert last_complete_checkpoint(tmp_path / "killed") is not None
     assert not (tmp_path / "in-use").exists()
+    assert last_complete_checkpoint(tmp_path / "other") is not None
