@@ -2,6 +2,8 @@
 
     python run.py --pipeline finetune
     python run.py --pipeline finetune --config configs/qwen2vl_7b.yaml --set seed=7
+    python run.py --pipeline check --config configs/qwen2vl_7b.yaml
+    python run.py init FOLDER
     python run.py try PICTURE --name "..." --category "..."
     python run.py lineage latest
 
@@ -19,9 +21,22 @@ from typing import NoReturn
 from vlmtune.environment import hide_traces_of, prepare_environment
 from vlmtune.errors import UserError
 
-PIPELINES = ("finetune",)
-COMMANDS = ("lineage", "try")
+PIPELINES = ("finetune", "check")
+COMMANDS = ("init", "lineage", "try")
 FAILED, INTERRUPTED = 1, 130
+INIT_HELP = """\
+Look at the first rows of a local catalog, guess what its columns mean (picture, name, category,
+brand, description) and write a config for it, with comments on what else could be set. Nothing
+of the catalog is changed, and nothing is downloaded.
+
+    python run.py init shop                            writes shop.yaml
+    python run.py init shop/products.csv --output configs/shop.yaml
+    python run.py init shop --like configs/demo.yaml   with the demo's small model
+
+Then read the config, and look at the catalog row by row:
+
+    python run.py --pipeline check --config shop.yaml
+"""
 
 
 def main(arguments: list[str]) -> int:
@@ -51,7 +66,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line as options; a command (`lineage`, `try`) or else a pipeline."""
+    """The command line as options; a command (`init`, `lineage`, `try`) or else a pipeline."""
     command = next((word for word in arguments if not word.startswith("-")), None)
     if command in COMMANDS and arguments[0] == command:
         return command_parser().parse_args(arguments)
@@ -72,12 +87,16 @@ def pipeline_parser() -> argparse.ArgumentParser:
         prog="run.py",
         allow_abbrev=False,  # a crontab line must be free of --schedule, however it was written
         description="Fine-tune a vision-language model on a product catalog.",
-        epilog="Commands that are no pipeline: run.py lineage --help, run.py try --help.\n"
+        epilog="Commands that are no pipeline: run.py init --help, run.py lineage --help, "
+        "run.py try --help.\n"
         "Exit codes: 0 done; 1 a step failed; 2 something to mend in the config, the catalog or "
         "the machine; 130 interrupted.",
     )
     parser.add_argument(
-        "--pipeline", choices=PIPELINES, required=True, help="what to run: finetune"
+        "--pipeline",
+        choices=PIPELINES,
+        required=True,
+        help="what to run: finetune; or check, which reads and judges the catalog only",
     )
     parser.add_argument(
         "--config",
@@ -109,14 +128,15 @@ def pipeline_parser() -> argparse.ArgumentParser:
         "by the crontab line that is printed",
     )
     _add_verbose(parser)
-    parser.set_defaults(run=run_pipeline)
+    parser.set_defaults(run=start_pipeline)
     return parser
 
 
 def command_parser() -> argparse.ArgumentParser:
-    """Options of `run.py lineage` and `run.py try`."""
+    """Options of `run.py init`, `run.py lineage` and `run.py try`."""
     parser = Parser(prog="run.py")
     commands = parser.add_subparsers(required=True)
+    _add_init(commands)
     lineage = commands.add_parser(
         "lineage", help="from a merged model back to its catalog, base model and code"
     )
@@ -144,37 +164,65 @@ def command_parser() -> argparse.ArgumentParser:
         help="folder of the run whose models are tried (default: %(default)s)",
     )
     trial.set_defaults(run=try_picture)
-    for command in (lineage, trial):
+    for command in commands.choices.values():
         _add_verbose(command)
     return parser
+
+
+def _add_init(commands: "argparse._SubParsersAction[Parser]") -> None:
+    init = commands.add_parser(
+        "init",
+        help="write a starter config for a catalog of your own",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=INIT_HELP,
+    )
+    init.add_argument(
+        "source",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder with a table, or the table itself: csv, tsv, jsonl or parquet",
+    )
+    init.add_argument(
+        "--like",
+        type=Path,
+        default=Path("configs/qwen2vl_7b.yaml"),
+        metavar="FILE",
+        help="the config whose model and training are taken over (default: %(default)s)",
+    )
+    init.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: FOLDER's name with .yaml, here"
+    )
+    init.add_argument("--force", action="store_true", help="write over a file that is there")
+    init.set_defaults(run=init_config)
 
 
 def _add_verbose(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="stack traces instead of one line")
 
 
-def run_pipeline(options: argparse.Namespace) -> int:
-    """`--pipeline finetune`, with `--dry-run` and `--schedule`."""
+def start_pipeline(options: argparse.Namespace) -> int:
+    """`--pipeline NAME`, with `--dry-run` and `--schedule`."""
     from vlmtune.config.loading import dump_config, load_config
 
     config = load_config(options.config, options.set)
     if options.dry_run:
-        from orchestration.finetune_run import plan
         from orchestration.inputs import resolve_inputs
+        from orchestration.pipeline_run import plan
 
         print(dump_config(config))
-        for step, what in plan(config, resolve_inputs(config)):
+        for step, what in plan(options.pipeline, config, resolve_inputs(config)):
             print(f"{step:<22} {what}")
         return 0
     if options.schedule:
         from orchestration.schedule import schedule
 
-        print(schedule(config, options.schedule, options.stack, _without_schedule(sys.argv[1:])))
+        arguments = _without_schedule(sys.argv[1:])
+        print(schedule(options.pipeline, config, options.schedule, options.stack, arguments))
         return 0
     from orchestration.console import print_outcome
-    from orchestration.finetune_run import run_finetune
+    from orchestration.pipeline_run import run_pipeline
 
-    outcome = run_finetune(config, options.stack, use_cache=not options.no_cache)
+    outcome = run_pipeline(options.pipeline, config, options.stack, use_cache=not options.no_cache)
     print_outcome(outcome)
     return 0 if outcome.summary["status"] in ("completed", "cached") else FAILED
 
@@ -185,6 +233,18 @@ def _without_schedule(arguments: list[str]) -> list[str]:
         at = kept.index("--schedule")
         del kept[at : at + 2]
     return kept
+
+
+def init_config(options: argparse.Namespace) -> int:
+    """`run.py init FOLDER`."""
+    from orchestration.init_config import default_output, print_guess, write_config
+    from vlmtune.catalog.starter import guess_catalog
+
+    output = options.output or default_output(options.source)
+    guess = guess_catalog(options.source)
+    write_config(guess, options.like, output, options.force)
+    print_guess(guess, output)
+    return 0
 
 
 def show_lineage(options: argparse.Namespace) -> int:

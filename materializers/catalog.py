@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from zenml.enums import ArtifactType, VisualizationType
 
 from materializers.folders import RECORD, FolderMaterializer
-from vlmtune.catalog.catalog import ROW_ID, Catalog, hash_rows, iterate_batches
+from vlmtune.catalog.catalog import PICTURES, ROW_ID, Catalog, hash_rows, iterate_batches
 from vlmtune.catalog.contact_sheet import contact_sheet
 
 SHOWN_PICTURES = 48
@@ -24,7 +24,11 @@ class CatalogMaterializer(FolderMaterializer):
         """Write the table and where it is from."""
         with self.folder_to_write() as folder:
             data.rows.save_to_disk(str(folder / "rows"))
-            record = {"source": data.source, "version": data.version}
+            record = {
+                "source": data.source,
+                "version": data.version,
+                "background": data.background,
+            }
             (folder / RECORD).write_text(json.dumps(record))
 
     def load(self, data_type: type[Catalog]) -> Catalog:
@@ -42,7 +46,7 @@ class CatalogMaterializer(FolderMaterializer):
     def save_visualizations(self, data: Catalog) -> dict[str, VisualizationType]:
         """A sheet with the first pictures."""
         shown = (
-            (row["image"]["bytes"], row.get("name") or row[ROW_ID])
+            (row[PICTURES][0]["bytes"], row.get("name") or row[ROW_ID])
             for row in islice(data.rows, SHOWN_PICTURES)
         )
         address = self.write_page("contact_sheet.png", contact_sheet(shown, limit=SHOWN_PICTURES))

@@ -1,14 +1,19 @@
 """What is printed at the end of a run, and of `run.py try`."""
 
+from pathlib import Path
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
-from orchestration.finetune_run import RunOutcome
+from orchestration.pipeline_run import RunOutcome
 
 
 def print_outcome(outcome: RunOutcome) -> None:
-    """Base against tuned, then where to look."""
+    """What became of the rows, base against tuned, then where to look."""
     console, summary = Console(), outcome.summary
+    if summary["catalog"]:
+        console.print(rows_in_words(summary["catalog"]), highlight=False)
     base, tuned = (summary["metrics"].get(name, {}) for name in ("base", "tuned"))
     if tuned:
         table = Table("metric", "base", "tuned", title="Held-out rows")
@@ -23,10 +28,30 @@ def print_outcome(outcome: RunOutcome) -> None:
         console.print(f"{label:<12} {place}", highlight=False, soft_wrap=True)
 
 
+def rows_in_words(catalog: dict[str, Any]) -> str:
+    """The ledger's counts, and the reasons that keep rows out, as text to print."""
+    counts = catalog["rows"]
+    lines = [
+        f"{counts['rows_read']} rows read: {counts['kept']} kept, {counts['repaired']} repaired, "
+        f"{counts['quarantined']} quarantined; {counts['train']} to train on, "
+        f"{counts['held_out']} held out"
+    ]
+    lines += [f"  {rows:>6} {code}" for code, rows in catalog["reasons"].items()]
+    return "\n".join(lines)
+
+
 def where_to_look(outcome: RunOutcome) -> list[tuple[str, str]]:
     """Label and place of everything a run leaves."""
     folder, summary = outcome.folder, outcome.summary
-    places = [("report", str(folder / "report.html")), ("summary", str(folder / "summary.json"))]
+    files = {
+        "report": "report.html",
+        "data report": "data_report.html",
+        "ledger": "ledger.html",
+        "quarantine": "quarantine",
+        "summary": "summary.json",
+    }
+    places = [(label, str(folder / name)) for label, name in files.items()]
+    places = [(label, place) for label, place in places if Path(place).exists()]
     if (folder / "publish").is_dir():
         places.append(("publish", f"{folder / 'publish'} (ready to push: set hub.repo_id)"))
     if summary["mlflow_run_id"]:
@@ -34,7 +59,8 @@ def where_to_look(outcome: RunOutcome) -> list[tuple[str, str]]:
     if outcome.stack.artifact_folder and outcome.stack.tracker:
         store = outcome.stack.artifact_folder / "mlflow.db"
         places.append(("look at it", f"mlflow ui --backend-store-uri sqlite:///{store}"))
-    places.append(("lineage", "python run.py lineage latest"))
+    if "adapter" in summary["artifacts"]:
+        places.append(("lineage", "python run.py lineage latest"))
     return places
 
 

@@ -42,13 +42,14 @@ def check_device(config: FinetuneConfig) -> None:
         require_device(config.model.device)
 
 
-def disk_needed(config: FinetuneConfig) -> int:
-    """Bytes of the artifacts to come: catalog, 4-bit model, merged model. What lies on the Hub
-    is unknown here and left out."""
+def disk_needed(config: FinetuneConfig, models: bool = True) -> int:
+    """Bytes of the artifacts to come: catalog and, where they are made, 4-bit and merged model.
+    What lies on the Hub is unknown here and left out."""
     needed = ROOM_TO_WORK
-    if is_local(config.data.source):
-        needed += folder_size(Path(config.data.source).expanduser())
-    if is_local(config.model.id):
+    for source in config.data.all_sources:
+        if is_local(source.source):
+            needed += 2 * folder_size(Path(source.source).expanduser())  # once while it is read
+    if models and is_local(config.model.id):
         model_size = folder_size(Path(config.model.id).expanduser())
         needed += model_size * (QUANTIZED_SHARE + (1.0 if config.merge.enabled else 0.0))
     return int(needed)

@@ -5,6 +5,7 @@ elsewhere, or came from the cache.
 """
 
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ from typing import Any
 from vlmtune.publishing.bundle import assemble_bundle
 from vlmtune.publishing.publication import folders_to_publish
 
-SUMMARY, REPORT, CONFIG = "summary.json", "report.html", "config.resolved.yaml"
+SUMMARY, CONFIG = "summary.json", "config.resolved.yaml"
+PAGES = {"report": "report.html", "data_report": "data_report.html", "ledger_page": "ledger.html"}
+LATEST = {"finetune": "latest"}  # of another pipeline it is latest-NAME
 
 
-def make_run_folder(runs_dir: Path, run_name: str, config_yaml: str) -> Path:
+def make_run_folder(runs_dir: Path, pipeline: str, run_name: str, config_yaml: str) -> Path:
     """Make the folder with its resolved config, and point `latest` at it."""
     folder = runs_dir / run_name
     folder.mkdir(parents=True)
     (folder / CONFIG).write_text(config_yaml, encoding="utf-8")
-    latest = runs_dir / "latest"
+    latest = runs_dir / LATEST.get(pipeline, f"latest-{pipeline}")
     pointer = runs_dir / f".latest-{run_name}"
     pointer.symlink_to(run_name)
     pointer.replace(latest)  # atomic: two runs ending at once leave a whole link
@@ -28,7 +31,7 @@ def make_run_folder(runs_dir: Path, run_name: str, config_yaml: str) -> Path:
 
 
 def fill_run_folder(folder: Path, run: Any, hub: Any) -> dict[str, Any]:
-    """Write summary, report and what is ready to push; returns the summary.
+    """Write summary, pages, ledger and what is ready to push; returns the summary.
 
     Args:
         run: ZenML's record of the pipeline run, finished or failed.
@@ -37,8 +40,11 @@ def fill_run_folder(folder: Path, run: Any, hub: Any) -> dict[str, Any]:
     artifacts = run_artifacts(run)
     summary = _summary(run, artifacts)
     _write_summary(folder, summary)
-    if "report" in artifacts:
-        (folder / REPORT).write_text(str(artifacts["report"].load()), encoding="utf-8")
+    for artifact, page in PAGES.items():
+        if artifact in artifacts:
+            (folder / page).write_text(str(artifacts[artifact].load()), encoding="utf-8")
+    if "ledger" in artifacts:
+        _lay_out_ledger(folder, artifacts["ledger"].load())
     if "publication" in artifacts:
         _lay_out_publication(folder / "publish", artifacts, hub)
     return summary
@@ -53,6 +59,7 @@ def write_failure(folder: Path, run_name: str, seconds: float) -> None:
             "status": "failed",
             "seconds": round(seconds, 1),
             "steps": {},
+            "catalog": None,
             "metrics": {},
             "mlflow_run_id": None,
             "artifacts": {},
@@ -86,6 +93,7 @@ def _summary(run: Any, artifacts: dict[str, Any]) -> dict[str, Any]:
             }
             for name, step in run.steps.items()
         },
+        "catalog": _catalog_facts(artifacts),
         "metrics": metrics,
         "mlflow_run_id": mlflow_run_of(run),
         "trained_in_mlflow_run": adapter.record.mlflow_run_id if adapter else None,
@@ -95,6 +103,20 @@ def _summary(run: Any, artifacts: dict[str, Any]) -> dict[str, Any]:
             name: {"id": str(version.id), "uri": version.uri, "made_by_run": _maker(version)}
             for name, version in artifacts.items()
         },
+    }
+
+
+def _catalog_facts(artifacts: dict[str, Any]) -> dict[str, Any] | None:
+    if "ledger" not in artifacts:
+        return None
+    ledger = artifacts["ledger"].load()
+    return {
+        "version": ledger.catalog_version,
+        "rows": ledger.counts,
+        "reasons": ledger.reason_counts,
+        "pictures_decoded": ledger.pictures_decoded,
+        "pictures_known": ledger.pictures_known,
+        "previous_ledger": ledger.previous,
     }
 
 
@@ -123,6 +145,12 @@ def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
     scratch = folder / f".{SUMMARY}"
     scratch.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     scratch.replace(folder / SUMMARY)  # atomic: whoever watches never reads half of it
+
+
+def _lay_out_ledger(folder: Path, ledger: Any) -> None:
+    ledger.write_csv(folder / "ledger.csv")
+    if ledger.counts["quarantined"]:
+        shutil.copytree(ledger.quarantine, folder / "quarantine", dirs_exist_ok=True)
 
 
 def _lay_out_publication(folder: Path, artifacts: dict[str, Any], hub: Any) -> None:

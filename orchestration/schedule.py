@@ -4,8 +4,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from orchestration.finetune_run import configured_pipeline
 from orchestration.inputs import resolve_inputs
+from orchestration.pipeline_run import configured_pipeline
 from orchestration.stack import use_stack
 from vlmtune.config.tree import FinetuneConfig
 from vlmtune.errors import UserError
@@ -26,7 +26,7 @@ def check_cron(expression: str) -> str:
 
 
 def schedule(
-    config: FinetuneConfig, cron: str, stack_name: str | None, arguments: list[str]
+    name: str, config: FinetuneConfig, cron: str, stack_name: str | None, arguments: list[str]
 ) -> str:
     """Schedule the run; returns what to tell the user.
 
@@ -34,6 +34,7 @@ def schedule(
     has now.
 
     Args:
+        name: of the pipeline.
         arguments: the command line after `run.py`, without `--schedule`.
     """
     check_cron(cron)
@@ -45,11 +46,12 @@ def schedule(
         )
     from zenml.config.schedule import Schedule
 
-    pipeline = configured_pipeline(config, run_name=None, use_cache=True)
+    pipeline = configured_pipeline(name, config, run_name=None, use_cache=True)
     pipeline = pipeline.with_options(schedule=Schedule(cron_expression=cron))
     pipeline(
         config=config,
         catalog_version=None,
+        previous=None,
         base=resolve_inputs(config).base,
         tracker=stack.tracker,
     )

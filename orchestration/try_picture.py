@@ -69,7 +69,7 @@ def describe_picture(tried: TriedRun, picture: Path, fields: dict[str, str]) -> 
 
     config = tried.config
     try:
-        image = decode_picture(picture.read_bytes())
+        image = decode_picture(picture.read_bytes(), background=config.data.background)
     except (OSError, BrokenPicture) as error:
         raise UserError(f"cannot read the picture {picture}: {error}.") from None
     prompt = build_prompt(config.prompt, read_fields(config, fields))

@@ -8,9 +8,8 @@ from typing import Any
 from zenml import pipeline
 from zenml.enums import ExecutionMode
 
+from pipelines.rows import checked_rows
 from steps.evaluate_generations import evaluate_generations
-from steps.format_messages import format_messages
-from steps.load_dataset import load_dataset
 from steps.load_quantized_model import load_quantized_model
 from steps.merge_adapter import merge_adapter
 from steps.push_to_hub import push_to_hub
@@ -21,22 +20,22 @@ from vlmtune.models.base_model import BaseModelRef
 
 @pipeline(name="finetune", execution_mode=ExecutionMode.FAIL_FAST)
 def finetune(
-    config: FinetuneConfig, catalog_version: str | None, base: BaseModelRef, tracker: str | None
+    config: FinetuneConfig,
+    catalog_version: str | None,
+    previous: str | None,
+    base: BaseModelRef,
+    tracker: str | None,
 ) -> None:
     """Catalog -> conversations -> QLoRA -> comparison -> merged model -> publication.
 
     Args:
         catalog_version: what the catalog's name stands for today; None to look when it runs.
+        previous: id of the ledger whose split is carried on.
         base: what the base model's name stands for today.
         tracker: name of the stack's experiment tracker, if it has one.
     """
     tracked: dict[str, Any] = {"experiment_tracker": tracker} if tracker else {}
-    # Without a version the cache cannot see whether the catalog changed: it is read each time,
-    # and the steps after it come from the cache if its content is the same.
-    read_always = load_dataset.with_options(enable_cache=False)
-    load = load_dataset if catalog_version else read_always
-    catalog = load(config.data, catalog_version)
-    examples = format_messages(catalog, config.data, config.prompt)
+    catalog, examples = checked_rows(config, catalog_version, previous, base, tracked)
     quantized_model = load_quantized_model(config.model, base, config.quantization)
     adapter = train_qlora.with_options(**tracked)(
         catalog,

@@ -1,1 +1,1 @@
-"""The seven steps: unpack, call the library, log, return."""
+"""The steps: unpack, call the library, log, return."""

@@ -1,4 +1,4 @@
-"""Step 2: split the catalog and write each row as a conversation."""
+"""Step 2: write each row as a conversation, unless too much of the catalog is in quarantine."""
 
 from typing import Annotated
 
@@ -7,6 +7,7 @@ from zenml.config.cache_policy import CachePolicy
 
 from materializers.examples import ExamplesMaterializer
 from vlmtune.catalog.catalog import Catalog
+from vlmtune.catalog.ledger import RowLedger
 from vlmtune.config.data import DataConfig, PromptConfig
 from vlmtune.prompting import Examples, format_examples
 from vlmtune.tracking.code_version import code_version
@@ -22,7 +23,7 @@ def format_messages_code() -> str:
     cache_policy=CachePolicy(cache_func=format_messages_code),
 )
 def format_messages(
-    catalog: Catalog, data: DataConfig, prompt: PromptConfig
+    catalog: Catalog, ledger: RowLedger, data: DataConfig, prompt: PromptConfig
 ) -> Annotated[Examples, "examples"]:
-    """Hold rows out by a hash of their group, and write prompts and completions."""
-    return format_examples(catalog, data, prompt)
+    """Write prompts and completions of the rows on either side of the split."""
+    return format_examples(catalog, ledger, data, prompt)

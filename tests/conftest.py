@@ -69,7 +69,7 @@ def make_catalog(tmp_path: Path, make_rows: Callable[[int], list[Row]]) -> Calla
             if picture.startswith("images/") and not path.exists():
                 colour = sum(map(ord, picture)) * 7919 % 2**24
                 rgb = (colour >> 16, colour >> 8 & 255, colour & 255)
-                Image.new("RGB", (12, 8), rgb).save(path)
+                Image.new("RGB", (24, 16), rgb).save(path)
         _write_metadata(folder / f"metadata.{kind}", rows, **options)
         return folder
 

@@ -1,16 +1,18 @@
 """From a catalog row to a prompt and a completion: the one owner of templates."""
 
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmtune.arrow_file import write_rows
 from vlmtune.artifact import Artifact
 from vlmtune.catalog.catalog import ROW_ID, Catalog
-from vlmtune.catalog.pictures import decode_picture
-from vlmtune.catalog.split import split_rows
-from vlmtune.config.data import DESCRIPTION, PICTURE, DataConfig, PromptConfig
+from vlmtune.catalog.ledger import RowLedger, Side
+from vlmtune.config.data import DESCRIPTION, DataConfig, PromptConfig
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 Message = dict[str, str]
 
@@ -26,6 +28,7 @@ class Examples(Artifact):
 
     train: "Dataset"
     held_out: "Dataset"
+    scratch: Any = field(default=None, repr=False, compare=False)
 
 
 def build_prompt(prompt: PromptConfig, fields: dict[str, str]) -> list[Message]:
@@ -41,28 +44,37 @@ def build_completion(description: str) -> list[Message]:
     return [{"role": "assistant", "content": description.strip()}]
 
 
-def format_examples(catalog: Catalog, data: DataConfig, prompt: PromptConfig) -> Examples:
-    """Split the catalog and write each row's conversation.
+def format_examples(
+    catalog: Catalog, ledger: RowLedger, data: DataConfig, prompt: PromptConfig
+) -> Examples:
+    """Write each row's conversation, on the side of the split that the ledger has it on.
 
     Raises:
-        UserError: one of the sides of the split would be empty.
+        UserError: too much of the catalog is in quarantine, or one side would be empty.
     """
-    from datasets import Dataset
+    ledger.require_acceptable(data.max_quarantine)
+    ledger.require_both_sides(data.held_out.fraction)
+    sides = dict(zip(ledger.lines[ROW_ID], ledger.lines["side"], strict=True))
+    scratch = tempfile.TemporaryDirectory(prefix="vlmtune-examples-")
 
-    table = catalog.rows.remove_columns(PICTURE)
-    train, held_out = split_rows(list(table[data.held_out.by or ROW_ID]), data.held_out)
+    def conversations(side: Side) -> "Dataset":
+        rows = enumerate(catalog.texts())
+        records = (_conversation(*row, prompt) for row in rows if sides[row[1][ROW_ID]] == side)
+        return write_rows(Path(scratch.name) / f"{side}.arrow", _conversation_features(), records)
 
-    def conversations(rows: list[int]) -> "Dataset":
-        records = [_conversation(row, table[row], data, prompt) for row in rows]
-        return Dataset.from_list(records)
-
-    return Examples(train=conversations(train), held_out=conversations(held_out))
+    return Examples(conversations(Side.TRAIN), conversations(Side.HELD_OUT), scratch)
 
 
-def _conversation(
-    number: int, row: dict[str, Any], data: DataConfig, prompt: PromptConfig
-) -> dict[str, Any]:
-    fields = {field: row[field] for field in data.columns if field not in (PICTURE, DESCRIPTION)}
+def _conversation_features() -> "Features":
+    from datasets import Features, List, Value
+
+    messages = List({"role": Value("string"), "content": Value("string")})
+    texts = {ROW_ID: Value("string"), "prompt": messages, "completion": messages}
+    return Features({"row": Value("int64"), **texts})
+
+
+def _conversation(number: int, row: dict[str, Any], prompt: PromptConfig) -> dict[str, Any]:
+    fields = {field: text for field, text in row.items() if field not in (ROW_ID, DESCRIPTION)}
     return {
         "row": number,
         ROW_ID: row[ROW_ID],
@@ -75,7 +87,6 @@ def with_pictures(examples: "Dataset", catalog: Catalog) -> "Dataset":
     """The same rows with an `images` column, decoded only when a row is asked for."""
 
     def transform(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        pictures = [[decode_picture(catalog.picture(row))] for row in batch["row"]]
-        return {**batch, "images": pictures}
+        return {**batch, "images": [catalog.open_pictures(row) for row in batch["row"]]}
 
     return examples.with_transform(transform)

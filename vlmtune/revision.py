@@ -24,10 +24,19 @@ def hash_folder(folder: Path) -> str:
     """SHA-256 over the relative names and contents of all files below a folder."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{hash_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def hash_text(text: str) -> str:
+    """SHA-256 over a text; 64 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 over the content of a file; 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def resolve_commit(
@@ -74,5 +83,7 @@ def resolve_commit(
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files below a folder."""
+    """Bytes of all files below a folder; of a file, its own."""
+    if folder.is_file():
+        return folder.stat().st_size
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -7,23 +7,42 @@ from typing import Any
 import pytest
 
 from vlmtune.catalog.catalog import Catalog
-from vlmtune.catalog.source import catalog_version, load_catalog
-from vlmtune.config.data import DataConfig
+from vlmtune.catalog.ledger import RowLedger
+from vlmtune.catalog.loading import load_catalog
+from vlmtune.catalog.source import catalog_version
+from vlmtune.config.data import DataConfig, HeldOutConfig
 
 
 @pytest.fixture
-def catalog(make_catalog: Callable[..., Path]) -> Catalog:
-    """Three rows with pictures."""
+def read(
+    make_catalog: Callable[..., Path], make_rows: Callable[[int], list[dict[str, Any]]]
+) -> tuple[Catalog, RowLedger]:
+    """Six rows with pictures, and a seventh in quarantine."""
+    rows = make_rows(7)
+    rows[6]["description"] = ""
     data = DataConfig(
-        source=str(make_catalog()),
+        source=str(make_catalog(rows)),
         columns={
             "image": "file_name",
             "name": "Product Name",
             "category": "Category",
             "description": "description",
         },
+        held_out=HeldOutConfig(fraction=0.5),
     )
     return load_catalog(data, catalog_version(data))
+
+
+@pytest.fixture
+def catalog(read: tuple[Catalog, RowLedger]) -> Catalog:
+    """The six rows."""
+    return read[0]
+
+
+@pytest.fixture
+def ledger(read: tuple[Catalog, RowLedger]) -> RowLedger:
+    """What became of all seven."""
+    return read[1]
 
 
 @pytest.fixture

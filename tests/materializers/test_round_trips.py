@@ -16,9 +16,11 @@ from materializers.adapter import AdapterMaterializer
 from materializers.catalog import CatalogMaterializer
 from materializers.evaluation_report import EvaluationReportMaterializer
 from materializers.examples import ExamplesMaterializer
+from materializers.ledger import RowLedgerMaterializer
 from materializers.publication import PublicationMaterializer
 from materializers.quantized_model import QuantizedModelMaterializer
 from vlmtune.catalog.catalog import Catalog
+from vlmtune.catalog.ledger import RowLedger
 from vlmtune.config.data import DataConfig, HeldOutConfig, PromptConfig
 from vlmtune.config.loading import load_config
 from vlmtune.evaluation.results import EvaluationReport, Prediction
@@ -35,9 +37,10 @@ def test_catalog_keeps_every_byte(catalog: Catalog, stored: RoundTrip) -> None:
     """Rows, encoded pictures and origin survive."""
     back = stored(CatalogMaterializer, catalog)
     for given, read in zip(catalog.rows, back.rows, strict=True):
-        assert read["image"].pop("bytes") == given["image"].pop("bytes")
-        assert read | {"image": None} == given | {"image": None}
+        assert read["images"][0]["bytes"] and read == given
     assert (back.source, back.version) == (catalog.source, catalog.version)
+    assert back.background == catalog.background
+    assert back.pictures(1) == catalog.pictures(1)
 
 
 def test_catalog_hash_sees_pictures_and_texts(catalog: Catalog, tmp_path: Path) -> None:
@@ -47,7 +50,8 @@ def test_catalog_hash_sees_pictures_and_texts(catalog: Catalog, tmp_path: Path) 
     assert materializer.compute_content_hash(catalog) == materializer.compute_content_hash(same)
     for change in (
         lambda row: {"description": row["description"] + "!"},
-        lambda row: {"image": {**row["image"], "bytes": row["image"]["bytes"] + b"\0"}},
+        lambda row: {"images": [each | {"bytes": each["bytes"] + b"\0"} for each in row["images"]]},
+        lambda row: {"images": row["images"] * 2},
     ):
         changed = replace(catalog, rows=catalog.rows.map(change, features=catalog.rows.features))
         assert materializer.compute_content_hash(changed) != materializer.compute_content_hash(
@@ -62,18 +66,62 @@ def test_contact_sheet_is_a_picture(catalog: Catalog, tmp_path: Path) -> None:
     assert sheet.width > 100 and len(sheet.convert("RGB").getcolors(100_000)) > 3
 
 
-def test_examples_keep_their_sides(catalog: Catalog, stored: RoundTrip) -> None:
+def test_ledger_keeps_its_lines_and_the_quarantine(
+    ledger: RowLedger, stored: RoundTrip, tmp_path: Path
+) -> None:
+    """What was counted comes back as well, and tells a later run what to carry on from."""
+    given = replace(ledger, previous="an id", inputs="a fingerprint")
+    back = stored(RowLedgerMaterializer, given)
+    assert list(back.lines) == list(given.lines)
+    assert back.counts == given.counts
+    names = ("catalog_name", "catalog_version", "previous", "inputs")
+    assert [getattr(back, name) for name in names] == [getattr(given, name) for name in names]
+    assert (back.pictures_decoded, back.pictures_known) == (7, 0)
+    (row,) = (back.quarantine / "metadata.jsonl").read_text().splitlines()
+    (picture,) = json.loads(row)["_pictures"]
+    assert (back.quarantine / picture).read_bytes() == (given.quarantine / picture).read_bytes()
+    told = RowLedgerMaterializer(uri=str(tmp_path)).extract_metadata(back)
+    assert (told["quarantined"], told["previous"], told["rows_read"]) == (1, "an id", 7)
+    assert "previous" not in RowLedgerMaterializer(uri="").extract_metadata(ledger)
+
+
+def test_ledger_hash_sees_its_lines_and_its_origin(ledger: RowLedger) -> None:
+    """A row on another side is another ledger; how much had to be decoded for it is not."""
+    hash_of = RowLedgerMaterializer(uri="").compute_content_hash
+    assert hash_of(replace(ledger, pictures_decoded=0, pictures_known=7)) == hash_of(ledger)
+    assert hash_of(replace(ledger, previous="an id")) != hash_of(ledger)
+    moved = ledger.lines.map(lambda line: {"side": "train"}, features=ledger.lines.features)
+    assert hash_of(replace(ledger, lines=moved)) != hash_of(ledger)
+    told = ledger.lines.map(lambda line: {"reasons": []}, features=ledger.lines.features)
+    assert hash_of(replace(ledger, lines=told)) != hash_of(ledger)
+
+
+def test_a_catalog_without_rows_can_be_stored(
+    catalog: Catalog, stored: RoundTrip, tmp_path: Path
+) -> None:
+    """So that the report on why all rows are in quarantine can be written after it."""
+    empty = replace(catalog, rows=catalog.rows.select([]))
+    back = stored(CatalogMaterializer, empty)
+    assert len(back.rows) == 0 and back.rows.features == catalog.rows.features
+    materializer = CatalogMaterializer(uri=str(tmp_path))
+    assert materializer.compute_content_hash(back) == materializer.compute_content_hash(empty)
+    assert materializer.extract_metadata(back)["rows"] == 0
+    materializer.save_visualizations(back)
+
+
+def test_examples_keep_their_sides(catalog: Catalog, ledger: RowLedger, stored: RoundTrip) -> None:
     """Both tables come back; a changed template is another artifact, and holds no picture."""
     data = DataConfig(
         source="x",
         columns={"image": "i", "name": "n", "category": "c", "description": "d"},
         held_out=HeldOutConfig(fraction=0.5),
+        max_quarantine=0.2,
     )
-    examples = format_examples(catalog, data, PromptConfig(template="Describe {name}."))
+    examples = format_examples(catalog, ledger, data, PromptConfig(template="Describe {name}."))
     back = stored(ExamplesMaterializer, examples)
     assert list(back.train) == list(examples.train)
     assert list(back.held_out) == list(examples.held_out)
-    other = format_examples(catalog, data, PromptConfig(template="Please describe {name}."))
+    other = format_examples(catalog, ledger, data, PromptConfig(template="Please describe {name}."))
     hash_of = ExamplesMaterializer(uri="").compute_content_hash
     assert hash_of(examples) == hash_of(back) != hash_of(other)
     assert "images" not in back.train.column_names

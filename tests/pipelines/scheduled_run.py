@@ -14,8 +14,8 @@ prepare_environment()
 
 from zenml.client import Client  # noqa: E402
 
-from orchestration.finetune_run import configured_pipeline  # noqa: E402
 from orchestration.inputs import resolve_inputs  # noqa: E402
+from orchestration.pipeline_run import configured_pipeline  # noqa: E402
 from orchestration.stack import use_stack  # noqa: E402
 from vlmtune.config.loading import load_config  # noqa: E402
 
@@ -23,9 +23,10 @@ if __name__ == "__main__":
     overrides = [word.removeprefix("--set=") for word in sys.argv[1:]]
     config = load_config(Path("configs/demo.yaml"), overrides)
     stack = use_stack(None)
-    configured_pipeline(config, "scheduled", use_cache=True)(
+    configured_pipeline("finetune", config, "scheduled", use_cache=True)(
         config=config,
         catalog_version=None,
+        previous=None,
         base=resolve_inputs(config).base,
         tracker=stack.tracker,
     )

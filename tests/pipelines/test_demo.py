@@ -184,7 +184,7 @@ def test_try_names_a_missing_field(checkout: Any, demo: dict[str, Any]) -> None:
     assert "--category" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_zenml_shows_seven_steps_with_visualisations(checkout: Any, demo: dict[str, Any]) -> None:
+def test_zenml_shows_what_the_steps_made(checkout: Any, demo: dict[str, Any]) -> None:
     """Contact sheet, conversations, metrics, report and model cards are there to look at."""
     database = next((checkout.home / "zenml").rglob("zenml.db"))
     shown = sqlite3.connect(database).execute("select uri from artifact_visualization").fetchall()

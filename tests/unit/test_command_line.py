@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from vlmtune.config.loading import load_config
+
 ROOT = Path(__file__).resolve().parents[2]
 Done = subprocess.CompletedProcess[str]
 RunPython = Callable[..., Done]
-HEAVY = ("torch", "transformers", "trl", "zenml", "mlflow", "datasets", "pydantic")
+HEAVY = ("torch", "transformers", "trl", "zenml", "mlflow", "datasets", "pydantic", "pandas")
 
 
 @pytest.fixture
@@ -64,8 +66,15 @@ def test_help_is_quick() -> None:
         ([], ["--pipeline"]),
         (["--pipeline", "finetune", "--sched", "0 3 * * 1"], ["unrecognized", "--sched"]),
         (["lineage"], ["name"]),
+        (["init"], ["FOLDER"]),
     ],
-    ids=["unknown pipeline", "no pipeline", "abbreviation", "lineage of nothing"],
+    ids=[
+        "unknown pipeline",
+        "no pipeline",
+        "abbreviation",
+        "lineage of nothing",
+        "init of nothing",
+    ],
 )
 def test_usage(run_main: Callable[..., Done], arguments: list[str], words: list[str]) -> None:
     """A command line that cannot be parsed names what is valid."""
@@ -132,6 +141,79 @@ def test_field_without_a_value(run_main: Callable[..., Done]) -> None:
     done = run_main("try", "mug.jpg", "--field", "colour")
     assert "--field colour: FIELD=TEXT is expected" in assert_one_clear_error(done)
 
+
+# init ----------------------------------------------------------------------------------------
+
+
+def test_init_teaches(run_main: Callable[..., Done]) -> None:
+    """Its help says what it does, by examples, and what comes next."""
+    done = run_main("init", "--help")
+    assert done.returncode == 0
+    for words in ("FOLDER", "--like", "--force", "run.py init shop", "--pipeline check"):
+        assert words in done.stdout
+
+
+def test_init(
+    run_python: RunPython,
+    run_main: Callable[..., Done],
+    make_catalog: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """The config is written to the current folder, and its source leads from there."""
+    make_catalog(name="shop")
+    like = ROOT / "configs" / "demo.yaml"
+    command = [str(ROOT / "run.py"), "init", "shop/", "--like", str(like)]
+    done = run_python("-X", "importtime", *command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("Product Name", "Mug 1", "run.py --pipeline check --config shop.yaml"):
+        assert words in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "yaml" in imported
+    assert not imported & (set(HEAVY) - {"pydantic"})
+    config = load_config(tmp_path / "shop.yaml")
+    assert config.data.source == "shop"
+    dry = run_python(
+        *(str(ROOT / "run.py"), "--pipeline", "check", "--config", "shop.yaml", "--dry-run"),
+        *("--set", f"model.id={ROOT / 'demo' / 'model'}"),
+        cwd=tmp_path,
+    )
+    assert dry.returncode == 0, dry.stderr
+    assert "source: shop" in dry.stdout
+
+
+def test_init_keeps_what_is_there(
+    run_main: Callable[..., Done], make_catalog: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Without --force nothing is written over."""
+    output = tmp_path / "mine.yaml"
+    output.write_text("mine")
+    command = ["init", str(make_catalog()), "--output", str(output)]
+    error = assert_one_clear_error(run_main(*command))
+    assert f"{output} is already there. Add --force" in error
+    assert output.read_text() == "mine"
+    assert run_main(*command, "--force").returncode == 0
+    assert load_config(output).data.held_out.by == "name"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["none"], "none is no catalog here"),
+        (["configs"], "configs holds no metadata file"),
+        (["demo/catalog", "--like", "none.yaml"], "cannot read the config none.yaml"),
+    ],
+)
+def test_init_of_nothing(
+    run_main: Callable[..., Done], tmp_path: Path, arguments: list[str], problem: str
+) -> None:
+    """What is missing is told in one line."""
+    output = tmp_path / "new.yaml"
+    done = run_main("init", *arguments, "--output", str(output))
+    assert problem in assert_one_clear_error(done)
+    assert not output.exists()
+
+
+# Too small a machine -------------------------------------------------------------------------
 
 # One process for both, for the time that ZenML takes to set up a fresh stack.
 TOO_SMALL_MACHINES = """

@@ -6,34 +6,55 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vlmtune.artifact import Artifact
+from vlmtune.catalog.pictures import decode_picture
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
+    from PIL.Image import Image
 
-ROW_ID = "row_id"
+ROW_ID, PICTURES = "row_id", "images"
+WHITE = "#ffffff"
 HASH_BATCH = 256
 
 
 @dataclass(frozen=True)
 class Catalog(Artifact):
-    """Rows of a catalog.
+    """The rows of a catalog that can be trained on.
 
     Attributes:
-        rows: columns `row_id`, `image` ({"bytes", "path"}, undecoded) and one string column a
-            field of `data.columns`.
+        rows: columns `row_id`, `images` (a list of {"bytes", "path"} a row, undecoded, as the
+            source has them) and one string column a text field of `data.columns`, cleaned.
         source: the folder or Hub id that the rows came from.
         version: content digest of the folder, or commit of the Hub data set.
+        background: colour that transparent pictures are laid on when they are decoded.
         scratch: keeps the temporary folder alive that the Arrow table is mapped from.
     """
 
     rows: "Dataset"
     source: str
     version: str
+    background: str = WHITE
     scratch: Any = field(default=None, repr=False, compare=False)
 
-    def picture(self, row: int) -> bytes:
-        """The encoded picture of a row, as it stands in the catalog."""
-        return self.rows[row]["image"]["bytes"]
+    def pictures(self, row: int) -> list[bytes]:
+        """The encoded pictures of a row, as they stand in the catalog."""
+        return [picture["bytes"] for picture in self.rows[row][PICTURES]]
+
+    def open_pictures(self, row: int) -> list["Image"]:
+        """The decoded pictures of a row, upright and in RGB."""
+        return [decode_picture(data, background=self.background) for data in self.pictures(row)]
+
+    def texts(self) -> "Dataset":
+        """The rows without their pictures, which are costly to read along."""
+        return self.rows.remove_columns(PICTURES)
+
+
+def catalog_features(fields: Iterable[str]) -> "Features":
+    """The columns of a catalog's table with these text fields."""
+    from datasets import Features, Image, List, Value
+
+    texts = {field: Value("string") for field in fields}
+    return Features({ROW_ID: Value("string"), PICTURES: List(Image(decode=False)), **texts})
 
 
 def hash_rows(batches: Iterable[dict[str, list[Any]]]) -> str:
@@ -59,8 +80,10 @@ def iterate_batches(dataset: "Dataset") -> Iterator[dict[str, list[Any]]]:
 
 def _update(digest: Any, value: Any) -> None:
     """Feed one value, with its length before it so that neighbours cannot run together."""
-    if isinstance(value, dict) and "bytes" in value:
-        value = value["bytes"]
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "bytes" in value[0]:
+        for picture in value:
+            _update(digest, picture["bytes"])
+        value = len(value)
     data = value if isinstance(value, bytes) else repr(value).encode()
     digest.update(len(data).to_bytes(8, "big"))
     digest.update(data)

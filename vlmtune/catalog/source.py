@@ -1,251 +1,164 @@
-"""Reading a catalog: a local folder with metadata.csv / .jsonl / .parquet, or a Hub data set.
-
-Pictures are handed on as the bytes they are; each one is decoded once here, to be sure that it
-can be, and forgotten again. So memory stays flat however large the catalog is.
-"""
+"""Where a catalog's rows come from: local folders and tables, data sets on the Hub, or several."""
 
 import hashlib
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vlmtune.catalog.catalog import ROW_ID, Catalog
-from vlmtune.catalog.pictures import BrokenPicture, decode_picture
-from vlmtune.config.data import DESCRIPTION, PICTURE, DataConfig
+from vlmtune.catalog.columns import read_pictures, require_columns
+from vlmtune.catalog.downloads import is_address
+from vlmtune.catalog.tables import TABLE_SUFFIXES, SourceRow, arrow_rows, read_table
+from vlmtune.config.data import PICTURE, Columns, DataConfig, FurtherSource, SourceConfig
 from vlmtune.errors import UserError
-from vlmtune.revision import hash_folder, is_local, resolve_commit
-
-if TYPE_CHECKING:
-    import pandas
+from vlmtune.revision import hash_file, hash_folder, is_local, resolve_commit
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-PROBLEMS_SHOWN = 10
-CHECK_SIDE = 64  # pixels; JPEGs are decoded at a reduced size when they are only checked
+FILE_NAME = "file_name"  # the imagefolder convention's name of the picture column
+JOINED = "+"  # between the versions of several sources
+HUB_BATCH = 100
+
+
+@dataclass(frozen=True)
+class OpenSource:
+    """A source whose rows can be read.
+
+    Attributes:
+        folders: pictures named by a path must lie in one of them; a path starts from the first.
+        columns: field -> column of this source.
+        rows: read as they are asked for.
+    """
+
+    folders: tuple[Path, ...]
+    columns: Columns
+    rows: Iterator[SourceRow]
 
 
 def catalog_version(data: DataConfig) -> str:
     """What identifies the catalog's present content, without decoding a picture.
 
     Returns:
-        `sha256:...` over names and contents of all files of a local folder, or the commit of a
-        Hub data set.
+        `sha256:...` over names and contents of all files of a local source, or the commit of a
+        Hub data set; of several sources all of these, joined by `+`.
 
     Raises:
-        UserError: no such folder, or the Hub cannot be asked.
+        UserError: no such source, or the Hub cannot be asked.
     """
-    if is_local(data.source):
-        return f"sha256:{hash_folder(_catalog_folder(data.source))}"
-    return _hub_commit(data)
+    return JOINED.join(_source_version(source, data) for source in data.all_sources)
 
 
-def load_catalog(data: DataConfig, version: str) -> Catalog:
-    """Read all rows of the catalog into an Arrow table on disk.
+def _source_version(source: FurtherSource, data: DataConfig) -> str:
+    if not is_local(source.source):
+        return resolve_commit(source.source, source.revision, repo_type="dataset")
+    path = _local_path(source)
+    return f"sha256:{hash_folder(path) if path.is_dir() else _hash_table(source, data)}"
+
+
+def _hash_table(source: FurtherSource, data: DataConfig) -> str:
+    """SHA-256 over a table and the pictures it names; what else lies beside it does not count."""
+    opened = _open_local(source)
+    digest = hashlib.sha256(hash_file(_local_path(source)).encode())
+    for row in opened.rows:
+        for reference in read_pictures(row.cells, opened.columns, data.picture_separator):
+            if isinstance(reference, str) and not is_address(reference):
+                digest.update(_hash_named(opened.folders[0] / reference).encode())
+    return digest.hexdigest()
+
+
+def _hash_named(path: Path) -> str:
+    try:
+        return hash_file(path) if path.is_file() else "missing"
+    except OSError as error:  # a name that is too long, a file that may not be read
+        return f"unreadable {error.errno}"
+
+
+def open_sources(data: DataConfig, version: str) -> Iterator[OpenSource]:
+    """The sources one after the other, at the versions that `catalog_version` found.
 
     Raises:
-        UserError: names the rows that cannot be used, what was expected and how to mend it.
+        UserError: a source is not there, lacks a mapped column or cannot be read.
     """
-    rows = _folder_rows(data) if is_local(data.source) else _hub_rows(data, version)
-    checked = _CheckedRows(rows, data)
-    scratch = tempfile.TemporaryDirectory(prefix="vlmtune-catalog-")
-    dataset = _write_arrow(checked, data, scratch.name)
-    checked.raise_problems()
-    return Catalog(rows=dataset, source=data.source, version=version, scratch=scratch)
-
-
-def _write_arrow(rows: Iterable[dict[str, Any]], data: DataConfig, folder: str) -> Any:
-    from datasets import Dataset, Features, Image, Value
-    from datasets.arrow_writer import ArrowWriter
-
-    fields = {field: Value("string") for field in data.columns if field != PICTURE}
-    features = Features({ROW_ID: Value("string"), PICTURE: Image(decode=False), **fields})
-    path = f"{folder}/rows.arrow"
-    with ArrowWriter(path=path, features=features, writer_batch_size=100) as writer:
-        for row in rows:
-            writer.write(row)
-        writer.finalize()
-    return Dataset.from_file(path)
-
-
-class _CheckedRows:
-    """Rows with an id each; what is wrong with a row is collected, to be told all at once."""
-
-    def __init__(self, rows: Iterable[dict[str, Any]], data: DataConfig) -> None:
-        self.rows = rows
-        self.data = data
-        self.problems: list[str] = []
-        self.count = 0
-        self._seen: dict[str, int] = {}
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for number, row in enumerate(self.rows, 1):
-            if self.data.max_rows is not None and number > self.data.max_rows:
-                break
-            self.count += 1
-            problem = _problem_of(row, self.data)
-            if problem:
-                self.problems.append(f"row {number}: {problem}")
-            else:
-                yield {ROW_ID: self._row_id(row), **row}
-
-    def _row_id(self, row: dict[str, Any]) -> str:
-        """16 hex digits from picture and fields (not the description: that may be edited)."""
-        digest = hashlib.sha256(row[PICTURE]["bytes"])
-        for field in sorted(self.data.columns):
-            if field not in (PICTURE, DESCRIPTION):
-                digest.update(f"\0{field}={row[field]}".encode())
-        row_id = digest.hexdigest()[:16]
-        again = self._seen[row_id] = self._seen.get(row_id, 0) + 1
-        return row_id if again == 1 else f"{row_id}-{again}"
-
-    def raise_problems(self) -> None:
-        """Raise what was found, if anything was."""
-        if self.count == 0:
-            raise UserError(
-                f"the catalog {self.data.source} is empty.", "Add rows to its metadata file."
-            )
-        if not self.problems:
-            return
-        shown = "\n  ".join(self.problems[:PROBLEMS_SHOWN])
-        more = len(self.problems) - PROBLEMS_SHOWN
-        rest = f"\n  and {more} more" if more > 0 else ""
-        raise UserError(
-            f"{len(self.problems)} of {self.count} rows of {self.data.source} cannot be used:"
-            f"\n  {shown}{rest}\n",
-            "Mend or remove these rows; no row is dropped silently.",
-        )
-
-
-def _problem_of(row: dict[str, Any], data: DataConfig) -> str | None:
-    """What is wrong with a row, or None."""
-    if "problem" in row:
-        return row["problem"]
-    for field, column in data.columns.items():
-        if field != PICTURE and not row[field].strip():
-            return f"the column {column!r} is empty, text is expected"
-    try:
-        decode_picture(row[PICTURE]["bytes"], longest_side=CHECK_SIDE)
-    except BrokenPicture as error:
-        return f"picture {row[PICTURE]['path']}: {error}"
-    return None
-
-
-def _require_columns(columns: dict[str, str], found: list[str], where: str) -> None:
-    for field, column in columns.items():
-        if column not in found:
-            raise UserError(
-                f"{where} has no column {column!r}, which data.columns.{field} names "
-                f"(it has {', '.join(map(repr, found))}).",
-                f"Set data.columns.{field} to one of these.",
-            )
-
-
-# Local folder ---------------------------------------------------------------------------------
-
-
-def _catalog_folder(source: str) -> Path:
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise UserError(
-            f"no such catalog folder: {folder.resolve()}.",
-            "Set data.source to a folder with pictures and a metadata.csv, or to a Hub id.",
-        )
-    return folder
-
-
-def _read_metadata(folder: Path) -> "pandas.DataFrame":
-    """The metadata table, every cell a string, empty cells the empty string."""
-    import pandas
-
-    found = [folder / name for name in METADATA_NAMES if (folder / name).is_file()]
-    if len(found) != 1:
-        names = ", ".join(METADATA_NAMES)
-        what = "several metadata files" if found else "no metadata file"
-        raise UserError(f"{folder} holds {what}.", f"Exactly one of {names} is expected.")
-    path = found[0]
-    try:
-        if path.suffix == ".csv":
-            table = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        elif path.suffix == ".jsonl":
-            table = pandas.read_json(path, lines=True, dtype=False, encoding="utf-8-sig")
+    versions = version.split(JOINED)
+    for number, source in enumerate(data.all_sources):
+        if is_local(source.source):
+            yield _open_local(source)
         else:
-            table = pandas.read_parquet(path)
-    except pandas.errors.EmptyDataError:
-        raise UserError(f"the catalog {path} is empty.", "Add a header line and rows.") from None
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"cannot read {path}: {error}.", "A UTF-8 file with one row a line is expected."
-        ) from error
-    if table.empty and not len(table.columns):
-        raise UserError(f"the catalog {path} is empty.", "Add a row a line.")
-    return table
+            yield _open_hub(source, versions[number])
 
 
-def _folder_rows(data: DataConfig) -> Iterator[dict[str, Any]]:
-    folder = _catalog_folder(data.source)
-    table = _read_metadata(folder)
-    columns = dict(data.columns)
-    if columns[PICTURE] == PICTURE and PICTURE not in table and "file_name" in table:
-        columns[PICTURE] = "file_name"  # the imagefolder convention's name for the same thing
-    _require_columns(columns, list(table.columns), str(folder))
-    picked = {field: table[column].tolist() for field, column in columns.items()}
-    for values in zip(*picked.values(), strict=True):
-        cells = dict(zip(picked, values, strict=True))
-        row: dict[str, Any] = {field: _as_text(value) for field, value in cells.items()}
-        _set_picture(row, folder, row[PICTURE])
-        yield row
+# Local ----------------------------------------------------------------------------------------
 
 
-def _as_text(value: Any) -> str:
-    """A cell as text; missing values of any reader are the empty string."""
-    import pandas
-
-    return "" if pandas.isna(value) is True else str(value)  # of a list it tells cell by cell
-
-
-def _set_picture(row: dict[str, Any], folder: Path, file_name: str | None) -> None:
-    """Give the row its picture's bytes, or a problem that says why there are none."""
-    try:
-        row[PICTURE] = _read_picture(folder, file_name or "")
-    except (OSError, ValueError, RuntimeError) as error:  # the last: a link to itself
-        row["problem"] = str(error)
+def _local_path(source: SourceConfig) -> Path:
+    path = Path(source.source).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix in TABLE_SUFFIXES):
+        return path
+    kinds = ", ".join(TABLE_SUFFIXES)
+    found = f"{path} is no table ({kinds})" if path.is_file() else f"no such catalog folder: {path}"
+    raise UserError(
+        f"{found}.",
+        "Set data.source to a folder with pictures and a metadata.csv, to a table or to a Hub id.",
+    )
 
 
-def _read_picture(folder: Path, file_name: str) -> dict[str, Any]:
-    """The picture's bytes. A name that leads out of the folder is refused, links included."""
-    if not file_name:
-        raise ValueError("no picture is named")
-    path = (folder / file_name).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"picture {file_name!r} lies outside the catalog's folder")
-    if not path.is_file():
-        raise ValueError(f"picture {file_name!r} does not exist")
-    return {"bytes": path.read_bytes(), "path": file_name}
+def _open_local(source: FurtherSource) -> OpenSource:
+    path = _local_path(source)
+    table = path if path.is_file() else find_metadata(path, source.metadata)
+    names, rows = read_table(table, source.encoding)
+    columns = dict(source.columns or {})
+    if columns[PICTURE] == PICTURE and PICTURE not in names and FILE_NAME in names:
+        columns[PICTURE] = FILE_NAME
+    require_columns(columns, names, str(table))
+    return OpenSource((table.parent,), columns, rows)
+
+
+def find_metadata(folder: Path, name: str | None = None) -> Path:
+    """The table of a catalog folder.
+
+    Args:
+        name: its name, where the config gives one.
+
+    Raises:
+        UserError: there is none, or more than one to choose from.
+    """
+    if name:
+        path = folder / name
+        if path.is_file() and path.suffix in TABLE_SUFFIXES:
+            return path
+        raise UserError(f"{folder} holds no table {name}.", "Set data.metadata to one that it has.")
+    found = [folder / each for each in METADATA_NAMES if (folder / each).is_file()]
+    if len(found) == 1:
+        return found[0]
+    what = "several metadata files" if found else "no metadata file"
+    raise UserError(
+        f"{folder} holds {what}.",
+        f"Exactly one of {', '.join(METADATA_NAMES)} is expected, or the name of another table "
+        "in data.metadata.",
+    )
 
 
 # Hub ------------------------------------------------------------------------------------------
 
 
-def _hub_commit(data: DataConfig) -> str:
-    return resolve_commit(data.source, data.revision, repo_type="dataset")
+def _open_hub(source: FurtherSource, commit: str) -> OpenSource:
+    from datasets import config, load_dataset
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    dataset = load_dataset(source.source, source.subset, split=source.split, revision=commit)
+    columns = source.columns or {}
+    require_columns(columns, dataset.column_names, f"the data set {source.source}")
+    # What came with the data set lies here, unpacked archives in the second folder. Not the whole
+    # cache: the access token and other data sets are in it too.
+    repo = repo_folder_name(repo_id=source.source, repo_type="dataset")
+    folders = (Path(constants.HF_HUB_CACHE) / repo, Path(config.DOWNLOADED_DATASETS_PATH))
+    return OpenSource(folders, columns, _hub_rows(source.source, dataset))
 
 
-def _hub_rows(data: DataConfig, commit: str) -> Iterator[dict[str, Any]]:
-    from datasets import Image, config, load_dataset
-
-    dataset = load_dataset(data.source, data.subset, split=data.split, revision=commit)
-    _require_columns(data.columns, dataset.column_names, f"the data set {data.source}")
-    picture_column = data.columns[PICTURE]
-    dataset = dataset.cast_column(picture_column, Image(decode=False))
-    for source_row in dataset:
-        row: dict[str, Any] = {
-            field: _as_text(source_row[column]) for field, column in data.columns.items()
-        }
-        picture = source_row[picture_column] or {"bytes": None, "path": ""}
-        if picture["bytes"] is None:
-            # A file that came with the data set lies in the cache; any other path is not its own.
-            cache = Path(config.HF_CACHE_HOME)
-            _set_picture(row, cache, picture["path"])
-        else:
-            row[PICTURE] = picture
-        yield row
+def _hub_rows(name: str, dataset: Any) -> Iterator[SourceRow]:
+    """Rows by way of Arrow: pictures stay the bytes they are, however deep they are nested."""
+    number = 0
+    for table in dataset.with_format("arrow").iter(batch_size=HUB_BATCH):
+        for cells, broken in arrow_rows(table):
+            number += 1
+            yield SourceRow(f"{name} row {number}", cells, broken)

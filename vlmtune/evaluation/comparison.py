@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vlmtune.catalog.catalog import ROW_ID, Catalog
-from vlmtune.config.data import DESCRIPTION, PICTURE
+from vlmtune.config.data import DESCRIPTION
 from vlmtune.config.evaluation import EvaluationConfig
 from vlmtune.evaluation.generation import describe
 from vlmtune.evaluation.metrics import rouge_l_by_row, score
@@ -52,9 +52,9 @@ def compare(
 
 
 def picture_finder(catalog: Catalog) -> Callable[[str], bytes]:
-    """A function from a row's id to its encoded picture."""
+    """A function from a row's id to its first encoded picture."""
     numbers = {row_id: number for number, row_id in enumerate(catalog.rows[ROW_ID])}
-    return lambda row_id: catalog.picture(numbers[row_id])
+    return lambda row_id: catalog.pictures(numbers[row_id])[0]
 
 
 def build_report(
@@ -71,7 +71,7 @@ def build_report(
         numbers: the rows' numbers in the catalog.
         texts: model name -> one text a row.
     """
-    records = list(catalog.rows.remove_columns(PICTURE).select(numbers))
+    records = list(catalog.texts().select(numbers))
     references = [record[DESCRIPTION].strip() for record in records]
     fields = [
         {key: value for key, value in record.items() if key not in (ROW_ID, DESCRIPTION)}

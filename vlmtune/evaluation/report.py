@@ -1,20 +1,25 @@
-"""The evaluation as one web page that a shop's merchandiser can read.
+"""The evaluation as one web page that a shop's merchandiser can read."""
 
-The page needs nothing from outside: no script, no font, no link; the pictures are inside it.
-"""
-
-import base64
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmtune.catalog.contact_sheet import thumbnail
-from vlmtune.catalog.pictures import BrokenPicture
 from vlmtune.evaluation.metrics import MetricMeaning, meaning_of
 from vlmtune.evaluation.results import BASE, TUNED, EvaluationReport, Prediction
+from vlmtune.pages import (
+    BOTTOM,
+    LEFT,
+    PLOT_HEIGHT,
+    PLOT_WIDTH,
+    RIGHT,
+    TOP,
+    data_uri,
+    page_environment,
+    round_ticks,
+    scale,
+)
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 MODEL_NAMES = {BASE: "Base model", TUNED: "Fine-tuned model"}
@@ -48,39 +53,26 @@ def render_report(
     Returns:
         HTML in which every text of the catalog and of the models is escaped.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["shorten"] = shorten
     ordered = sorted(report.predictions, key=_tuned_score)
     middle = math.ceil(len(ordered) / 2)  # no row is shown among both the weakest and the best
     weakest = ordered[:middle][:CARDS_AT_EACH_END]
     strongest = ordered[middle:][::-1][:CARDS_AT_EACH_END]
-    return environment.get_template("report.html.j2").render(
-        title=title,
-        facts=facts,
-        report=report,
-        models={model: _model_name(model) for model in report.metrics},
-        headlines=_compare_metrics(report, _headline_metrics(report)),
-        comparisons=_compare_metrics(report, _all_metrics(report)),
-        weakest=[_card(prediction, pictures) for prediction in weakest],
-        strongest=[_card(prediction, pictures) for prediction in strongest],
-        table=report.predictions[:TABLE_ROWS],
-        plot=_plot_loss(loss_history) if loss_history else None,
+    return (
+        page_environment(TEMPLATES)
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            facts=facts,
+            report=report,
+            models={model: _model_name(model) for model in report.metrics},
+            headlines=_compare_metrics(report, _headline_metrics(report)),
+            comparisons=_compare_metrics(report, _all_metrics(report)),
+            weakest=[_card(prediction, pictures) for prediction in weakest],
+            strongest=[_card(prediction, pictures) for prediction in strongest],
+            table=report.predictions[:TABLE_ROWS],
+            plot=_plot_loss(loss_history) if loss_history else None,
+        )
     )
-
-
-def shorten(text: str, longest: int) -> str:
-    """At most `longest` characters of a text, with a word on how many are left out."""
-    if len(text) <= longest:
-        return text
-    return f"{text[:longest].rstrip()} … ({len(text) - longest:,} more characters)"
 
 
 def _model_name(model: str) -> str:
@@ -161,24 +153,10 @@ class Card:
 
 def _card(prediction: Prediction, pictures: Callable[[str], bytes | None]) -> Card:
     picture = pictures(prediction.row_id)
-    return Card(prediction, _data_uri(picture) if picture else None)
-
-
-def _data_uri(picture: bytes) -> str | None:
-    """A small JPEG, re-encoded: nothing of the original file reaches the page."""
-    try:
-        image = thumbnail(picture, THUMBNAIL_SIDE)
-    except BrokenPicture:
-        return None
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return Card(prediction, data_uri(picture, THUMBNAIL_SIDE) if picture else None)
 
 
 # --- Loss plot -------------------------------------------------------------------------------
-
-PLOT_WIDTH, PLOT_HEIGHT = 760, 260
-LEFT, RIGHT, TOP, BOTTOM = 48, 12, 12, 34  # margins of the plot, in SVG units
 
 Point = tuple[float, float]
 
@@ -217,15 +195,14 @@ def _plot_loss(history: list[dict[str, Any]]) -> LossPlot | None:
         return None
     last_step = max(step for step, _ in finite) or 1
     lowest, highest = min(0.0, *(loss for _, loss in finite)), max(loss for _, loss in finite)
-    y_ticks = _round_ticks(lowest, highest)
+    y_ticks = round_ticks(lowest, highest)
     bottom, top = min(lowest, y_ticks[0]), max(highest, y_ticks[-1])
 
     def x(step: float) -> float:
-        return round(LEFT + step / last_step * (PLOT_WIDTH - LEFT - RIGHT), 1)
+        return scale(0, last_step, LEFT, PLOT_WIDTH - RIGHT, step)
 
     def y(loss: float) -> float:
-        share = (loss - bottom) / (top - bottom)
-        return round(PLOT_HEIGHT - BOTTOM - share * (PLOT_HEIGHT - TOP - BOTTOM), 1)
+        return scale(bottom, top, PLOT_HEIGHT - BOTTOM, TOP, loss)
 
     named = [("Training loss", "train", train), ("Held-out loss", "held-out", held_out)]
     return LossPlot(
@@ -234,7 +211,7 @@ def _plot_loss(history: list[dict[str, Any]]) -> LossPlot | None:
             for name, css_class, losses in named
             if losses
         ],
-        x_ticks=[(x(step), f"{step:g}") for step in _round_ticks(0, last_step)],
+        x_ticks=[(x(step), f"{step:g}") for step in round_ticks(0, last_step)],
         y_ticks=[(y(loss), f"{loss:g}") for loss in y_ticks],
         not_finite=sum(not math.isfinite(entry.get("loss", 0.0)) for entry in entries),
     )
@@ -246,12 +223,3 @@ def _losses(entries: list[dict[str, Any]], key: str) -> list[Point]:
     points = sorted((step, loss) for step, loss in by_step.items() if math.isfinite(loss))
     stride = math.ceil(len(points) / PLOTTED_POINTS) or 1
     return points[::-stride][::-1]  # from the end, so that the last loss is always drawn
-
-
-def _round_ticks(low: float, high: float) -> list[float]:
-    """About five round numbers (1, 2 or 5 times a power of ten) from low to high."""
-    span = (high - low) or 1.0
-    power = 10.0 ** math.floor(math.log10(span / 4))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= span / 5)
-    first, last = math.ceil(low / step - 1e-9), math.floor((low + span) / step + 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]

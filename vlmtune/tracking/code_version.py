@@ -23,6 +23,10 @@ RESULT_SHAPING = {
     "datasets": ["datasets"],
     "PIL": ["pillow"],
     "qwen_vl_utils": ["qwen-vl-utils"],
+    "bs4": ["beautifulsoup4"],
+    "imagehash": ["imagehash"],
+    "py3langid": ["py3langid"],
+    "scipy": ["scipy"],
     "evaluate": ["evaluate", "sacrebleu", "rouge-score"],
 }
 

@@ -1,12 +1,13 @@
 """What a run leaves in MLflow. The only module that imports mlflow."""
 
 import logging
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 from vlmtune.catalog.catalog import Catalog
-from vlmtune.catalog.pictures import decode_picture
+from vlmtune.catalog.ledger import Decision, RowLedger, flat_line
 from vlmtune.evaluation.results import EvaluationReport
 from vlmtune.revision import is_local
 from vlmtune.tracking.provenance import Provenance
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 PARAM_LENGTH = 500  # MLflow 3 takes up to 6,000; longer values are in the config artifact
 THUMBNAIL_SIDE = 160
+LEDGER_ROWS = 2000
 
 
 def active_run_id() -> str | None:
@@ -62,6 +64,30 @@ def log_catalog(catalog: Catalog) -> None:
     mlflow.set_tag("vlmtune.catalog_version", catalog.version)
 
 
+def log_ledger(ledger: RowLedger) -> None:
+    """Log the counts of the row ledger, its lines as a table, and all of it as a csv file."""
+    import mlflow
+
+    if not active_run_id():
+        return
+    mlflow.log_metrics({f"data/{name}": count for name, count in ledger.counts.items()})
+    mlflow.log_metrics({f"data/reason/{code}": n for code, n in ledger.reason_counts.items()})
+    mlflow.log_metric("data/pictures_decoded", ledger.pictures_decoded)
+    with tempfile.TemporaryDirectory() as folder:
+        mlflow.log_artifact(str(ledger.write_csv(Path(folder) / "ledger.csv")))
+    mlflow.log_table(_ledger_table(ledger), "ledger.json")
+
+
+def _ledger_table(ledger: RowLedger) -> dict[str, list[Any]]:
+    """Quarantined rows first, then repaired ones, then kept ones, as many as MLflow shows well;
+    the whole ledger is in ledger.csv."""
+    order = {Decision.QUARANTINED: 0, Decision.REPAIRED: 1, Decision.KEPT: 2}
+    ranked = sorted(enumerate(ledger.lines["decision"]), key=lambda entry: order[entry[1]])
+    shown = ledger.lines.select([number for number, _ in ranked[:LEDGER_ROWS]])
+    rows = [flat_line(line) for line in shown]
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
 def log_training_metrics(metrics: dict[str, float], step: int) -> None:
     """Log what the Trainer reported at a step."""
     import mlflow
@@ -100,7 +126,7 @@ def _example_table(report: EvaluationReport, catalog: Catalog, rows: int) -> dic
         if row_id not in wanted:
             continue
         prediction = wanted[row_id]
-        picture = decode_picture(catalog.picture(number))
+        picture = catalog.open_pictures(number)[0]
         picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         table["picture"].append(mlflow.Image(picture))
         table["reference"].append(prediction.reference)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vlmtune.evaluation.report import render_report, shorten
+from vlmtune.evaluation.report import render_report
 from vlmtune.evaluation.results import BASE, TUNED, EvaluationReport, Prediction
+from vlmtune.pages import shorten
 
 HOSTILE = "</p><script>alert('x')</script><img src=\"http://evil.example/a.png\" onerror=alert(1)>"
 

@@ -1,4 +1,4 @@
-"""One run of the fine-tuning pipeline: resolve, check, run, keep, tell."""
+"""One run of a pipeline: resolve, check, run, keep, tell."""
 
 import logging
 import secrets
@@ -15,7 +15,7 @@ from orchestration.inputs import (
     disk_needed,
     resolve_inputs,
 )
-from orchestration.run_folder import fill_run_folder, make_run_folder, write_failure
+from orchestration.run_folder import PAGES, fill_run_folder, make_run_folder, write_failure
 from orchestration.stack import ActiveStack, use_stack
 from vlmtune.config.loading import dump_config
 from vlmtune.config.tree import FinetuneConfig
@@ -23,6 +23,8 @@ from vlmtune.tracking.provenance import find_provenance
 from vlmtune.training.checkpoints import remove_finished
 
 logger = logging.getLogger(__name__)
+
+FINETUNE, CHECK = "finetune", "check"
 
 
 @dataclass(frozen=True)
@@ -34,24 +36,31 @@ class RunOutcome:
     stack: ActiveStack
 
 
-def run_finetune(config: FinetuneConfig, stack_name: str | None, use_cache: bool) -> RunOutcome:
-    """Run the pipeline and fill the run's folder, also when a step fails.
+def run_pipeline(
+    name: str, config: FinetuneConfig, stack_name: str | None, use_cache: bool
+) -> RunOutcome:
+    """Run a pipeline and fill the run's folder, also when a step fails.
+
+    Args:
+        name: finetune, or check to read and judge the catalog only.
 
     Raises:
         UserError: something the user can mend, from the checks or from a step.
     """
     start = time.monotonic()
     inputs = resolve_inputs(config)
-    check_device(config)
+    if name == FINETUNE:
+        check_device(config)
     stack = use_stack(stack_name)
     if stack.artifact_folder:
-        check_disk(stack.artifact_folder, disk_needed(config))
-    run_name = f"finetune-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    folder = make_run_folder(config.output.runs_dir, run_name, dump_config(config))
+        check_disk(stack.artifact_folder, disk_needed(config, models=name == FINETUNE))
+    run_name = f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    folder = make_run_folder(config.output.runs_dir, name, run_name, dump_config(config))
     try:
-        configured_pipeline(config, run_name, use_cache)(
+        configured_pipeline(name, config, run_name, use_cache)(
             config=config,
             catalog_version=inputs.catalog_version,
+            previous=_previous_ledger(config, inputs),
             base=inputs.base,
             tracker=stack.tracker,
         )
@@ -62,8 +71,20 @@ def run_finetune(config: FinetuneConfig, stack_name: str | None, use_cache: bool
     return RunOutcome(folder, _fill(folder, run_name, config), stack)
 
 
-def configured_pipeline(config: FinetuneConfig, run_name: str | None, use_cache: bool) -> Any:
+def _previous_ledger(config: FinetuneConfig, inputs: ResolvedInputs) -> str | None:
+    from steps.previous import find_previous, ledger_inputs
+
+    made_from = ledger_inputs(
+        config.data, config.prompt, config.model, inputs.base, inputs.catalog_version
+    )
+    return find_previous(config.data, made_from)
+
+
+def configured_pipeline(
+    name: str, config: FinetuneConfig, run_name: str | None, use_cache: bool
+) -> Any:
     """The pipeline with what its steps may know of the run as a whole."""
+    from pipelines.check import check
     from pipelines.finetune import finetune
     from steps.context import RunContext
 
@@ -78,7 +99,7 @@ def configured_pipeline(config: FinetuneConfig, run_name: str | None, use_cache:
         options["run_name"] = run_name
     if not use_cache:
         options["enable_cache"] = False
-    return finetune.with_options(**options)
+    return {FINETUNE: finetune, CHECK: check}[name].with_options(**options)
 
 
 def _fill(folder: Path, run_name: str, config: FinetuneConfig) -> dict[str, Any]:
@@ -94,23 +115,39 @@ def _keep_what_there_is(
     """Leave a summary of a failed run, without hiding the error that failed it."""
     try:
         _fill(folder, run_name, config)
+        if (folder / PAGES["ledger_page"]).exists():
+            logger.warning("What became of each row: %s", folder / PAGES["ledger_page"])
     except Exception:  # ZenML may not know of the run yet
         logger.debug("no record of the failed run", exc_info=True)
         write_failure(folder, run_name, seconds)
 
 
-def plan(config: FinetuneConfig, inputs: ResolvedInputs) -> list[tuple[str, str]]:
+def plan(name: str, config: FinetuneConfig, inputs: ResolvedInputs) -> list[tuple[str, str]]:
     """What a run would do, step by step, for `--dry-run`."""
-    data, hub = config.data, config.hub
+    steps = _reading_steps(config, inputs)
+    return steps if name == CHECK else steps + _training_steps(config, inputs)
+
+
+def _reading_steps(config: FinetuneConfig, inputs: ResolvedInputs) -> list[tuple[str, str]]:
+    data = config.data
+    sources = ", ".join(source.source for source in data.all_sources)
+    return [
+        ("load_dataset", f"{sources} ({inputs.catalog_version[:19]})"),
+        ("report_catalog", "data report, ledger page, and what changed"),
+        (
+            "format_messages",
+            f"hold out {data.held_out.fraction:.0%} by {data.held_out.by or 'row'}; stop above "
+            f"{data.max_quarantine:.0%} in quarantine",
+        ),
+    ]
+
+
+def _training_steps(config: FinetuneConfig, inputs: ResolvedInputs) -> list[tuple[str, str]]:
+    hub = config.hub
     pushed = (
         f"push {', '.join(hub.push)} to {hub.repo_id}" if hub.repo_id else "leave ready to push"
     )
     return [
-        ("load_dataset", f"{data.source} ({inputs.catalog_version[:19]})"),
-        (
-            "format_messages",
-            f"hold out {data.held_out.fraction:.0%} by {data.held_out.by or 'row'}",
-        ),
         ("load_quantized_model", f"{inputs.base.id} at {inputs.base.revision[:19]}"),
         ("train_qlora", f"LoRA r={config.lora.get('r', 8)} on {config.model.device}"),
         ("evaluate_generations", f"at most {config.evaluation.max_rows} held-out rows"),

@@ -1,0 +1,48 @@
+"""Between steps 1 and 2: show what is in the catalog, what was kept out, and what changed."""
+
+from typing import Annotated, Any
+
+from zenml import step
+from zenml.config.cache_policy import CachePolicy
+from zenml.types import HTMLString
+
+from steps.context import begin_tracking, run_name
+from steps.previous import load_previous
+from vlmtune.catalog.catalog import Catalog
+from vlmtune.catalog.ledger import RowLedger
+from vlmtune.config.data import DataConfig
+from vlmtune.tracking import experiment
+from vlmtune.tracking.code_version import code_version
+
+
+def report_catalog_code() -> str:
+    """Part of the cache key: the code and libraries that compare and report."""
+    return code_version(__name__)
+
+
+@step(cache_policy=CachePolicy(cache_func=report_catalog_code))
+def report_catalog(
+    catalog: Catalog, ledger: RowLedger, data: DataConfig
+) -> tuple[
+    Annotated[HTMLString, "data_report"],
+    Annotated[HTMLString, "ledger_page"],
+    Annotated[dict[str, Any], "changes"],
+]:
+    """Write the data report and the ledger's page.
+
+    It comes before the step that may stop the run, so that the pages are there when it does.
+    """
+    from vlmtune.catalog.changes import compare_catalogs
+    from vlmtune.catalog.report import render_data_report, render_ledger_page
+
+    begin_tracking(catalog)
+    previous = load_previous(ledger.previous)
+    changes = None
+    if previous:
+        changes = compare_catalogs(catalog, ledger, previous.catalog, previous.ledger, data)
+    report = render_data_report(catalog, ledger, data, changes, run_name())
+    page = render_ledger_page(catalog, ledger, run_name())
+    experiment.log_ledger(ledger)
+    experiment.log_html(report, "data_report.html")
+    experiment.log_html(page, "ledger.html")
+    return HTMLString(report), HTMLString(page), changes.to_json() if changes else {}

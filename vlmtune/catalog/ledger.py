@@ -1,0 +1,288 @@
+"""The row ledger: one line for every row of the source, and what became of it.
+
+kept + repaired + quarantined = rows read, always.
+"""
+
+import csv
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmtune.artifact import Artifact
+from vlmtune.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+
+FLAT_COLUMNS = (
+    "line",
+    "place",
+    "row_id",
+    "label",
+    "decision",
+    "codes",
+    "reasons",
+    "pictures",
+    "sha256",
+    "phash",
+    "size",
+    "resized",
+    "picture_tokens",
+    "tokens",
+    "characters",
+    "language",
+    "group",
+    "side",
+    "carried",
+)
+
+
+class Decision(StrEnum):
+    """What became of a row."""
+
+    KEPT = "kept"
+    REPAIRED = "repaired"
+    QUARANTINED = "quarantined"
+
+
+class Side(StrEnum):
+    """Which side of the split a row is on."""
+
+    TRAIN = "train"
+    HELD_OUT = "held_out"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a row was repaired or quarantined.
+
+    Attributes:
+        code: kind of the reason in snake case, to count by (`missing_text`, `html_removed`).
+        message: what was found and, where it is not plain, what was expected, for people.
+        field: field of `data.columns` that it is about; empty for the row as a whole.
+    """
+
+    code: str
+    message: str
+    field: str = ""
+
+
+@dataclass(frozen=True)
+class PictureLine:
+    """One picture of a row.
+
+    Attributes:
+        name: path or address as the source has it; empty for embedded bytes.
+        sha256: of the encoded bytes, 64 hex digits; empty if there are none.
+        phash: 64-bit perceptual hash, 16 hex digits; empty if the picture cannot be decoded.
+        colour: RGB of a 4 x 4 thumbnail, row by row, 96 hex digits; empty likewise.
+        width, height: in pixels, upright; 0 if unknown.
+        resized_width, resized_height: after the model's processor has resized it.
+        tokens: that the picture takes in the prompt.
+    """
+
+    name: str = ""
+    sha256: str = ""
+    phash: str = ""
+    colour: str = ""
+    width: int = 0
+    height: int = 0
+    resized_width: int = 0
+    resized_height: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class LedgerLine:
+    """One row of the source.
+
+    Attributes:
+        line: number of the row in the whole catalog, from 1.
+        place: where the row stands, as `catalog/metadata.csv row 17`.
+        row_id: 16 hex digits from pictures and fields, with `-2` and so on for equal rows.
+        label: what to call the row in front of people: its name, shortened.
+        decision: kept, repaired or quarantined.
+        reasons: of the repair or the quarantine.
+        pictures: of the row, in order.
+        text_hash: 16 hex digits from all texts, to see an edit; empty if quarantined early.
+        language: ISO 639-1 code of the description; empty if unsure.
+        characters: length of the description.
+        tokens: of prompt, pictures and description together; 0 if unknown.
+        group: key of the group that stays on one side; empty if quarantined.
+        side: train or held_out; empty if quarantined.
+        carried: whether the side comes from the previous ledger.
+    """
+
+    line: int
+    place: str
+    row_id: str
+    label: str
+    decision: Decision
+    reasons: list[Reason] = field(default_factory=list)
+    pictures: list[PictureLine] = field(default_factory=list)
+    text_hash: str = ""
+    language: str = ""
+    characters: int = 0
+    tokens: int = 0
+    group: str = ""
+    side: str = ""
+    carried: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """As a row of the ledger's table."""
+        return asdict(self)
+
+
+def ledger_features() -> "Features":
+    """The columns of the ledger's table."""
+    from datasets import Features, List, Value
+
+    text, number = Value("string"), Value("int32")
+    reason = {"code": text, "message": text, "field": text}
+    names = ("name", "sha256", "phash", "colour")
+    sizes = ("width", "height", "resized_width", "resized_height", "tokens")
+    picture = dict.fromkeys(names, text) | dict.fromkeys(sizes, number)
+    return Features(
+        {
+            "line": number,
+            "place": text,
+            "row_id": text,
+            "label": text,
+            "decision": text,
+            "reasons": List(reason),
+            "pictures": List(picture),
+            "text_hash": text,
+            "language": text,
+            "characters": number,
+            "tokens": number,
+            "group": text,
+            "side": text,
+            "carried": Value("bool"),
+        }
+    )
+
+
+def flat_line(line: dict[str, Any]) -> dict[str, Any]:
+    """A ledger line without nested values, with the columns of `FLAT_COLUMNS`."""
+    pictures = line["pictures"]
+    whole = {name: line[name] for name in FLAT_COLUMNS if name in line}
+    return whole | {
+        "reasons": "; ".join(_safe(reason["message"]) for reason in line["reasons"]),
+        "codes": " ".join(dict.fromkeys(reason["code"] for reason in line["reasons"])),
+        "place": _safe(line["place"]),
+        "label": _safe(line["label"]),
+        "group": _safe(line["group"]),
+        "pictures": " ".join(_safe(picture["name"]) for picture in pictures),
+        "sha256": " ".join(picture["sha256"] for picture in pictures),
+        "phash": " ".join(picture["phash"] for picture in pictures),
+        "size": " ".join(f"{each['width']}x{each['height']}" for each in pictures),
+        "resized": " ".join(f"{p['resized_width']}x{p['resized_height']}" for p in pictures),
+        "picture_tokens": sum(picture["tokens"] for picture in pictures),
+    }
+
+
+def _safe(text: str) -> str:
+    """A text that no spreadsheet takes for a formula, and a file name for a printable one."""
+    printable = text.encode("utf-8", "replace").decode()
+    return f"'{printable}" if printable.startswith(("=", "+", "-", "@", "\t", "\r")) else printable
+
+
+@dataclass(frozen=True)
+class RowLedger(Artifact):
+    """What became of every row of a catalog.
+
+    Attributes:
+        lines: one row a line of the source, with the columns of `ledger_features`.
+        quarantine: folder with `metadata.jsonl` and pictures of the quarantined rows, itself a
+            catalog that can be mended and fed back.
+        catalog_name: what the catalog is called; runs on catalogs of one name go together.
+        catalog_version: of the catalog that was read.
+        pictures_decoded: pictures decoded in this reading.
+        pictures_known: pictures whose facts were known from an earlier reading.
+        previous: id of the ledger that the split was carried on from; None for a first one.
+        inputs: fingerprint of all that the ledger was made from, but for `previous`.
+        scratch: keeps the temporary folder alive that the table is mapped from.
+    """
+
+    lines: "Dataset"
+    quarantine: Path
+    catalog_name: str = ""
+    catalog_version: str = ""
+    pictures_decoded: int = 0
+    pictures_known: int = 0
+    previous: str | None = None
+    inputs: str = ""
+    scratch: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """`rows_read`, and of these `kept`, `repaired` and `quarantined`; `train`, `held_out`."""
+        decisions = Counter(self.lines["decision"])
+        sides = Counter(self.lines["side"])
+        counts = {"rows_read": len(self.lines)}
+        counts |= {decision.value: decisions[decision.value] for decision in Decision}
+        return counts | {side.value: sides[side.value] for side in Side}
+
+    @property
+    def reason_counts(self) -> dict[str, int]:
+        """Reason code -> rows that have it, most frequent first."""
+        codes = Counter(
+            code
+            for reasons in self.lines["reasons"]
+            for code in {reason["code"] for reason in reasons}
+        )
+        return dict(sorted(codes.items(), key=lambda entry: (-entry[1], entry[0])))
+
+    def write_csv(self, path: Path) -> Path:
+        """Write all lines as a table that a spreadsheet opens; returns the path."""
+        with path.open("w", encoding="utf-8-sig", newline="") as file:  # the mark is for Excel
+            table = csv.DictWriter(file, FLAT_COLUMNS)
+            table.writeheader()
+            table.writerows(flat_line(line) for line in self.lines)
+        return path
+
+    def require_acceptable(self, max_quarantine: float) -> None:
+        """Refuse a catalog of which too much is in quarantine.
+
+        Raises:
+            UserError: the share of quarantined rows is above `max_quarantine`, or no row is left.
+        """
+        counts = self.counts
+        share = counts["quarantined"] / counts["rows_read"]
+        if share <= max_quarantine and share < 1:
+            return
+        reasons = ", ".join(f"{code} {rows}" for code, rows in self._quarantine_codes().items())
+        raise UserError(
+            f"{counts['quarantined']} of {counts['rows_read']} rows are quarantined "
+            f"({share:.1%}, data.max_quarantine allows {max_quarantine:.1%}): {reasons}.",
+            "Mend the rows in the run's quarantine/ folder and ledger.html, or raise "
+            "data.max_quarantine to go on without them.",
+        )
+
+    def require_both_sides(self, fraction: float) -> None:
+        """Refuse a split that leaves nothing to train on, or nothing to measure on.
+
+        Raises:
+            UserError: one of the sides is empty.
+        """
+        counts = self.counts
+        for side, verb in ((Side.TRAIN, "Lower"), (Side.HELD_OUT, "Raise")):
+            if not counts[side]:
+                groups = len(set(self.lines["group"]) - {""})
+                anew = ", or set data.previous to null to split anew" if self.previous else ""
+                raise UserError(
+                    f"the {side.value} side of the split would be empty: the catalog has {groups} "
+                    f"groups of rows, and data.held_out.fraction is {fraction}.",
+                    f"{verb} data.held_out.fraction, or add rows{anew}.",
+                )
+
+    def _quarantine_codes(self) -> dict[str, int]:
+        lines = self.lines.select_columns(["decision", "reasons"])
+        codes: Counter[str] = Counter()
+        for decision, reasons in zip(lines["decision"], lines["reasons"], strict=True):
+            if decision == Decision.QUARANTINED:
+                codes.update({reason["code"] for reason in reasons})
+        return dict(codes.most_common())
