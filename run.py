@@ -238,7 +238,7 @@ def _without_schedule(arguments: list[str]) -> list[str]:
 def init_config(options: argparse.Namespace) -> int:
     """`run.py init FOLDER`."""
     from orchestration.init_config import default_output, print_guess, write_config
-    from vlmtune.catalog.starter import guess_catalog
+    from vlmtune.catalog.starter.guess import guess_catalog
 
     output = options.output or default_output(options.source)
     guess = guess_catalog(options.source)

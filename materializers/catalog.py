@@ -23,7 +23,8 @@ class CatalogMaterializer(FolderMaterializer):
     def save(self, data: Catalog) -> None:
         """Write the table and where it is from."""
         with self.folder_to_write() as folder:
-            data.rows.save_to_disk(str(folder / "rows"))
+            shards = None if len(data.rows) else 1  # it could not be read back from none
+            data.rows.save_to_disk(str(folder / "rows"), num_shards=shards)
             record = {
                 "source": data.source,
                 "version": data.version,

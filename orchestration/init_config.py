@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vlmtune.catalog.languages import detect_language
-from vlmtune.catalog.starter import MOST, CatalogGuess
+from vlmtune.catalog.starter.guess import CatalogGuess
+from vlmtune.catalog.starter.texts import MOST
 from vlmtune.catalog.texts import clean_text
 from vlmtune.config.data import DESCRIPTION, PICTURE, DataConfig
 from vlmtune.config.loading import load_config

@@ -65,7 +65,8 @@ def describe_picture(tried: TriedRun, picture: Path, fields: dict[str, str]) -> 
     from zenml.client import Client
 
     from vlmtune.models.adapter import attach_adapter, without_adapter
-    from vlmtune.models.quantized import load_model, load_processor
+    from vlmtune.models.processor import load_processor
+    from vlmtune.models.quantized import load_model
 
     config = tried.config
     try:

@@ -17,7 +17,7 @@ from vlmtune.catalog.source import catalog_version
 from vlmtune.config.data import DataConfig, PromptConfig
 from vlmtune.config.model import ModelConfig
 from vlmtune.models.base_model import BaseModelRef
-from vlmtune.models.quantized import load_processor
+from vlmtune.models.processor import load_processor
 from vlmtune.row_size import RowSizer
 from vlmtune.tracking.code_version import code_version
 

@@ -17,7 +17,7 @@ from vlmtune.models.base_model import BaseModelRef
 from vlmtune.revision import hash_text
 
 LEDGER, CATALOG = "ledger", "catalog"
-RUNS_LOOKED_AT = 100
+RUNS_LOOKED_AT = 50
 
 
 def ledger_inputs(

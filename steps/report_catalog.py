@@ -33,7 +33,8 @@ def report_catalog(
     It comes before the step that may stop the run, so that the pages are there when it does.
     """
     from vlmtune.catalog.changes import compare_catalogs
-    from vlmtune.catalog.report import render_data_report, render_ledger_page
+    from vlmtune.catalog.report.data_report import render_data_report
+    from vlmtune.catalog.report.ledger_page import render_ledger_page
 
     begin_tracking(catalog)
     previous = load_previous(ledger.previous)

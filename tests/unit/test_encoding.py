@@ -17,7 +17,7 @@ DESCRIPTIONS = ("A mug.", "A rather longer description of a vase, with more word
 @pytest.fixture(scope="module")
 def processor() -> Any:
     """The processor of the demo's model."""
-    from vlmtune.models.quantized import load_processor
+    from vlmtune.models.processor import load_processor
 
     return load_processor(str(MODEL), None, ModelConfig(id=str(MODEL)))
 
@@ -105,7 +105,7 @@ def test_prompts_are_padded_on_the_left(processor: Any, rows: list[dict[str, Any
 def test_picture_limits_are_set_and_saved(processor: Any, tmp_path: Path) -> None:
     """model.max_pixels changes the number of picture tokens, and travels with the processor."""
     from vlmtune.encoding import encode_prompts
-    from vlmtune.models.quantized import load_processor
+    from vlmtune.models.processor import load_processor
 
     config = ModelConfig(id=str(MODEL), min_pixels=56 * 56, max_pixels=56 * 56)
     load_processor(str(MODEL), None, config).save_pretrained(tmp_path)

@@ -37,7 +37,7 @@ WORDS = [
 
 def load_processor(**limits: int) -> Any:
     """The demo's processor, with these picture limits."""
-    from vlmtune.models.quantized import load_processor
+    from vlmtune.models.processor import load_processor
 
     return load_processor(str(MODEL), None, ModelConfig(id=str(MODEL), **limits))
 

@@ -14,7 +14,7 @@ HASH_BITS = 64
 COLOUR_BYTES = 48  # RGB of 4 x 4 points
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PictureKey:
     """What pictures are compared by.
 

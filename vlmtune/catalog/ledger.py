@@ -258,8 +258,8 @@ class RowLedger(Artifact):
         raise UserError(
             f"{counts['quarantined']} of {counts['rows_read']} rows are quarantined "
             f"({share:.1%}, data.max_quarantine allows {max_quarantine:.1%}): {reasons}.",
-            "Mend the rows in the run's quarantine/ folder and ledger.html, or raise "
-            "data.max_quarantine to go on without them.",
+            "Mend the rows: the run's ledger.html and quarantine/ show them. "
+            + ("Or raise data.max_quarantine to go on without them." if share < 1 else ""),
         )
 
     def require_both_sides(self, fraction: float) -> None:

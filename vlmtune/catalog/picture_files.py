@@ -7,7 +7,7 @@ from vlmtune.catalog.columns import PictureReference
 from vlmtune.catalog.downloads import Downloader, is_address
 from vlmtune.catalog.guarded_network import DownloadError
 
-MAX_FILE_BYTES = 200_000_000
+MAX_FILE_BYTES = 64_000_000
 
 
 class PictureProblem(Exception):
@@ -23,8 +23,15 @@ class PictureProblem(Exception):
 
 
 def picture_name(reference: PictureReference) -> str:
-    """The path or address of a picture; of embedded bytes the name they came by, or empty."""
+    """The path or address of a picture; of embedded bytes the name they came by, or empty.
+
+    An address is shown without query and login, which may be keys.
+    """
     name = reference if isinstance(reference, str) else reference[1]
+    if is_address(name):
+        scheme, _, rest = name.partition("://")
+        server, slash, path = rest.partition("?")[0].partition("/")
+        name = f"{scheme}://{server.rpartition('@')[2]}{slash}{path}"
     return name.encode(errors="backslashreplace").decode()  # JSON may hold half a character
 
 

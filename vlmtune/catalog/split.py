@@ -6,6 +6,7 @@ groups; the side of a known one is carried over from the ledger of an earlier ru
 """
 
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Tie(StrEnum):
         return self.value.replace("_", " ")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GroupedRow:
     """What grouping needs to know of a row.
 
@@ -52,7 +53,7 @@ class GroupedRow:
     product_key: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Assignment:
     """Where a row belongs.
 
@@ -168,18 +169,37 @@ def groups_of_several(
     return sorted(groups, key=lambda group: (-len(group.rows), group.group))
 
 
+class _Groups:
+    """Rows united into groups, in a few bytes a row (scipy's DisjointSet takes hundreds)."""
+
+    def __init__(self, rows: int) -> None:
+        self._parents = array("i", range(rows))
+
+    def __getitem__(self, number: int) -> int:
+        """A number that all rows of the group have in common; merging may change it."""
+        while self._parents[number] != number:
+            self._parents[number] = self._parents[self._parents[number]]  # keeps the way short
+            number = self._parents[number]
+        return number
+
+    def merge(self, one: int, other: int) -> None:
+        """Make the groups of two rows one."""
+        first, second = sorted((self[one], self[other]))
+        self._parents[second] = first
+
+
 class _Placement:
     """The rows that have their place: united into groups that may know their side."""
 
     def __init__(self, rows: Sequence[GroupedRow], duplicates: DuplicatesConfig) -> None:
         import numpy
-        from scipy.cluster.hierarchy import DisjointSet
 
         self.rows = rows
-        self.groups = DisjointSet(range(len(rows)))
+        self.groups = _Groups(len(rows))
         self.similar_to: dict[int, str] = {}  # row -> id of another row
         self._sides: dict[int, str] = {}  # group -> side
-        self._firsts: dict[tuple[Tie, str], int] = {}  # what rows share -> the first row with it
+        # What rows share -> the first row that has it.
+        self._firsts: dict[Tie, dict[str, int]] = {tie: {} for tie in Tie}
         self._looks = Looks([picture for row in rows for picture in row.pictures], duplicates)
         self._shown_by = numpy.full(len(self._looks.numbers), -1)  # look -> the first row with it
         self._labels = numpy.arange(len(rows))  # rows of equal label are in one group
@@ -190,8 +210,8 @@ class _Placement:
 
     def ties(self, number: int) -> list[tuple[Tie, int]]:
         """Ties of a row to placed rows: at least one to each group that it is tied to."""
-        keys = [key for key in _shared(self.rows[number]) if key in self._firsts]
-        ties = [(key[0], self._firsts[key]) for key in keys]
+        shared = _shared(self.rows[number])
+        ties = [(tie, self._firsts[tie][key]) for tie, key in shared if key in self._firsts[tie]]
         for picture in self.rows[number].pictures:
             ties += [(Tie.SIMILAR_PICTURE, other) for other in self._similar(picture)]
         return ties
@@ -205,8 +225,9 @@ class _Placement:
         group = self.groups[number]
         self._sides[group] = next((side for side in Side if side in sides), "")
         self._labels[number] = group
-        for key in _shared(self.rows[number]):
-            self._firsts.setdefault(key, number)
+        for tie, key in _shared(self.rows[number]):
+            if tie is not Tie.SAME_ROW or side:  # only the previous ledger's rows come again
+                self._firsts[tie].setdefault(key, number)
         for picture in self.rows[number].pictures:
             look = self._looks.numbers[picture.look]
             if self._shown_by[look] < 0:
@@ -237,7 +258,7 @@ class _Placement:
         look = self._looks.numbers[picture.look]
         first = int(self._shown_by[look])
         if first >= 0:  # united with all that is near when it was placed
-            return [] if (Tie.SAME_PICTURE, picture.sha256) in self._firsts else [first]
+            return [] if picture.sha256 in self._firsts[Tie.SAME_PICTURE] else [first]
         placed = self._shown_by[self._looks.near(look)]
         return one_of_each(placed[placed >= 0], self._labels)
 

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from vlmtune.catalog.encodings import find_encoding
 from vlmtune.catalog.ledger import Reason
 from vlmtune.errors import UserError
 
@@ -132,11 +133,10 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
 
 
 def _likely_encoding(path: Path) -> str:
-    from charset_normalizer import from_bytes
-
-    with path.open("rb") as file:
-        guess = from_bytes(file.read(1_000_000)).best()
-    return f" (it looks like {guess.encoding})" if guess else ""
+    try:
+        return f" (it looks like {find_encoding(path)})"
+    except UserError:
+        return ""
 
 
 # jsonl ----------------------------------------------------------------------------------------

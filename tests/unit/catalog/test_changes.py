@@ -11,13 +11,8 @@ import pytest
 from datasets import Dataset
 
 from vlmtune.catalog.catalog import Catalog, catalog_features
-from vlmtune.catalog.changes import (
-    CatalogChanges,
-    Drift,
-    Verdict,
-    compare_catalogs,
-    words_of,
-)
+from vlmtune.catalog.changes import CatalogChanges, compare_catalogs
+from vlmtune.catalog.drift import Drift, Verdict, words_of
 from vlmtune.catalog.ledger import (
     Decision,
     LedgerLine,

@@ -27,12 +27,9 @@ from vlmtune.catalog.ledger import (
     RowLedger,
     ledger_features,
 )
-from vlmtune.catalog.report import (
-    MEANINGS,
-    reason_meaning,
-    render_data_report,
-    render_ledger_page,
-)
+from vlmtune.catalog.report.data_report import render_data_report
+from vlmtune.catalog.report.ledger_page import render_ledger_page
+from vlmtune.catalog.report.reasons import MEANINGS, reason_meaning
 from vlmtune.config.data import DataConfig
 
 HOSTILE = (

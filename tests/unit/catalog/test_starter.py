@@ -16,7 +16,9 @@ from PIL import Image
 
 from orchestration.init_config import config_text, default_output, print_guess, write_config
 from vlmtune.catalog.contract import Contract
-from vlmtune.catalog.starter import ROWS, CatalogGuess, find_encoding, guess_catalog
+from vlmtune.catalog.encodings import find_encoding
+from vlmtune.catalog.starter.guess import CatalogGuess, guess_catalog
+from vlmtune.catalog.starter.sample import ROWS
 from vlmtune.config.loading import load_config
 from vlmtune.config.tree import FinetuneConfig
 from vlmtune.errors import UserError

@@ -67,7 +67,8 @@ USERS_OF_THE_MODEL = {
     [
         ("vlmtune/evaluation/templates/report.html.j2", {"evaluate_generations"}),
         ("vlmtune/publishing/templates/model_card.md.j2", {"push_to_hub"}),
-        ("vlmtune/models/quantized.py", {"load_dataset", *USERS_OF_THE_MODEL}),
+        ("vlmtune/models/quantized.py", USERS_OF_THE_MODEL),
+        ("vlmtune/models/processor.py", {"load_dataset", *USERS_OF_THE_MODEL}),
         ("vlmtune/catalog/split.py", {"load_dataset"}),
         ("vlmtune/publishing/bundle.py", {"push_to_hub"}),
         ("steps/merge_adapter.py", {"merge_adapter"}),

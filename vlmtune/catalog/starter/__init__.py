@@ -1,0 +1,1 @@
+"""Looks at a catalog and guesses what its columns mean."""
