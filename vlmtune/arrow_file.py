@@ -30,3 +30,12 @@ def write_rows(path: Path, features: "Features", rows: Iterable[dict[str, Any]])
         for row in rows:
             writer.write(row)
     return Dataset.from_file(str(path))
+
+
+def stream_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Read a table that is looked at once, without mapping it into memory."""
+    import pyarrow
+
+    with pyarrow.OSFile(str(path)) as file, pyarrow.ipc.open_stream(file) as batches:
+        for batch in batches:
+            yield from batch.to_pylist()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from vlmtune.arrow_file import arrow_writer, write_rows
+from vlmtune.arrow_file import arrow_writer, stream_rows, write_rows
 from vlmtune.catalog.catalog import PICTURES, ROW_ID, Catalog, catalog_features
 from vlmtune.catalog.checking import Draft, RowChecker, Sizer
 from vlmtune.catalog.downloads import Downloader
@@ -185,17 +185,8 @@ class _Reading:
         """
         from datasets import Dataset
 
-        by_row = {
-            row.row_id: assignment
-            for row, assignment in zip(self.grouped, assignments, strict=True)
-        }
         candidates = Dataset.from_file(str(self.folder / "candidates.arrow"))
-        drafts = Dataset.from_file(str(self.folder / "drafts.arrow"))
-        for number, assignment in enumerate(assignments):
-            if assignment.conflict:
-                row = candidates[number]
-                self._quarantine_late(row, drafts[row[LINE] - 1]["place"], assignment)
-        decided = (_with_side(line, by_row.get(line[ROW_ID])) for line in drafts)
+        decided = self._decided_lines(assignments, candidates)
         lines = write_rows(self.folder / "ledger.arrow", ledger_features(), decided)
         if len(lines) != self.rows_read:
             raise RuntimeError(f"{self.rows_read} rows were read, the ledger has {len(lines)}")
@@ -204,6 +195,19 @@ class _Reading:
         if len(usable) < len(rows):
             rows = rows.select(usable)
         return rows, lines
+
+    def _decided_lines(
+        self, assignments: list[Assignment], candidates: "Dataset"
+    ) -> Iterator[dict[str, Any]]:
+        numbers = {row.row_id: number for number, row in enumerate(self.grouped)}
+        for line in stream_rows(self.folder / "drafts.arrow"):
+            number = numbers.get(line[ROW_ID])
+            if number is None:  # it is in quarantine already
+                yield line
+                continue
+            if assignments[number].conflict:
+                self._quarantine_late(candidates[number], line["place"], assignments[number])
+            yield _with_side(line, assignments[number])
 
     def _quarantine_late(self, row: dict[str, Any], place: str, assignment: Assignment) -> None:
         self.quarantine.add(
@@ -232,9 +236,7 @@ def _candidate(draft: Draft, row_id: str) -> dict[str, Any]:
     return {ROW_ID: row_id, PICTURES: pictures, **draft.fields, **own}
 
 
-def _with_side(line: dict[str, Any], assignment: Assignment | None) -> dict[str, Any]:
-    if assignment is None or line["decision"] == Decision.QUARANTINED:
-        return line
+def _with_side(line: dict[str, Any], assignment: Assignment) -> dict[str, Any]:
     if assignment.conflict:
         reason = _conflict(assignment)
         reasons = [{"code": reason.code, "message": reason.message, "field": reason.field}]
