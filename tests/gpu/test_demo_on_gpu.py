@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vlmtune.catalog.source import catalog_version, load_catalog
+from vlmtune.catalog.loading import load_catalog
+from vlmtune.catalog.source import catalog_version
 from vlmtune.config.loading import load_config
 from vlmtune.models.base_model import resolve_base_model
 from vlmtune.prompting import format_examples, with_pictures
@@ -29,8 +30,8 @@ def test_the_demo_learns_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.chdir(ROOT)
     config = load_config(ROOT / "configs" / "demo.yaml", ["model.device=cuda"])
-    catalog = load_catalog(config.data, catalog_version(config.data))
-    examples = format_examples(catalog, config.data, config.prompt)
+    catalog, ledger = load_catalog(config.data, catalog_version(config.data))
+    examples = format_examples(catalog, ledger, config.data, config.prompt)
     held_out = with_pictures(examples.held_out, catalog)
     base = resolve_base_model(config.model)
     quantized = quantize(base, config.model, config.quantization)
