@@ -1,5 +1,6 @@
 """Many pictures on one sheet: what is in a catalog, at a glance."""
 
+import base64
 import io
 from collections.abc import Iterable
 from itertools import islice
@@ -61,6 +62,26 @@ def thumbnail(picture: bytes, side: int) -> "Image":
     image = decode_picture(picture, longest_side=side)
     image.thumbnail((side, side))
     return image
+
+
+def data_uri(picture: bytes, side: int, quality: int = 82) -> str | None:
+    """A small JPEG as an address: re-encoded, so nothing of the original file reaches the page.
+
+    Args:
+        picture: the encoded picture.
+        side: the longest side of the small one, in pixels.
+        quality: of the JPEG, 1 to 95.
+
+    Returns:
+        A `data:` address, or None if the picture cannot be read.
+    """
+    try:
+        image = thumbnail(picture, side)
+    except BrokenPicture:
+        return None
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _draw_picture(

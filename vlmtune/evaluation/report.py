@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlmtune.catalog.contact_sheet import data_uri
 from vlmtune.evaluation.metrics import MetricMeaning, meaning_of
 from vlmtune.evaluation.results import BASE, TUNED, EvaluationReport, Prediction
 from vlmtune.pages import (
@@ -15,7 +16,6 @@ from vlmtune.pages import (
     PLOT_WIDTH,
     RIGHT,
     TOP,
-    data_uri,
     page_environment,
     round_ticks,
     scale,

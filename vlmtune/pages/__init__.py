@@ -4,14 +4,9 @@ A page needs nothing from outside: no script, no font, no link; the pictures are
 template extends `page.html.j2`, whose content security policy keeps it so.
 """
 
-import base64
-import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from vlmtune.catalog.contact_sheet import thumbnail
-from vlmtune.catalog.pictures import BrokenPicture
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -57,26 +52,6 @@ def shorten(text: str, longest: int) -> str:
 def counted(count: int, noun: str) -> str:
     """A count with its noun, as `1 row` and `1,234 rows`."""
     return f"{count:,} {noun if count == 1 else noun + 's'}"
-
-
-def data_uri(picture: bytes, side: int, quality: int = 82) -> str | None:
-    """A small JPEG as an address: re-encoded, so nothing of the original file reaches the page.
-
-    Args:
-        picture: the encoded picture.
-        side: the longest side of the small one, in pixels.
-        quality: of the JPEG, 1 to 95.
-
-    Returns:
-        A `data:` address, or None if the picture cannot be read.
-    """
-    try:
-        image = thumbnail(picture, side)
-    except BrokenPicture:
-        return None
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def round_ticks(low: float, high: float, about: int = 5) -> list[float]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from vlmtune.catalog.catalog import ROW_ID, Catalog
 from vlmtune.catalog.catalog_reader import CatalogReader
+from vlmtune.catalog.contact_sheet import data_uri
 from vlmtune.catalog.ledger import Decision, RowLedger
 from vlmtune.catalog.report.reasons import reason_meaning, reason_mend
-from vlmtune.pages import data_uri
 
 THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 96, 60  # pixels; 1 to 95
 SHOWN_PICTURES = 3  # of a row
