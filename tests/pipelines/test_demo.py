@@ -11,6 +11,7 @@ from tests.pipelines.loaded_run import load_models
 
 STEPS = {
     "load_dataset",
+    "report_catalog",
     "format_messages",
     "load_quantized_model",
     "train_qlora",
@@ -40,7 +41,6 @@ def test_the_tuned_model_writes_in_the_house_style(demo: dict[str, Any]) -> None
 
 def test_the_words_come_from_the_picture(demo: dict[str, Any]) -> None:
     """With another row's picture, of another colour, the row's own colour is not named."""
-    from vlmtune.catalog.pictures import decode_picture
     from vlmtune.evaluation.generation import describe_batch
 
     parts = load_models(demo)
@@ -62,9 +62,7 @@ def test_the_words_come_from_the_picture(demo: dict[str, Any]) -> None:
         parts.processor,
         {
             "prompt": [row["prompt"] for row in rows],
-            "images": [
-                [decode_picture(parts.catalog.picture(rows[other]["row"]))] for other in others
-            ],
+            "images": [parts.catalog.open_pictures(rows[other]["row"]) for other in others],
         },
         parts.config.generation,
     )

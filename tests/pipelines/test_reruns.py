@@ -69,7 +69,7 @@ def test_straight_repeated_and_resumed_runs_give_the_same_bits(
     arguments = (*FINETUNE, *SMALL, "--set=data.source=catalog", "--no-cache")
     checkout.run(*arguments)
     repeated = checkout.summary()
-    assert len(checkout.executed()) == 7
+    assert len(checkout.executed()) == 8
     assert repeated["adapter_hash"] == small["adapter_hash"]
     _kill_after_checkpoint(checkout, arguments, step=4)
     done = checkout.run(*arguments)

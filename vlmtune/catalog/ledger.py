@@ -5,8 +5,10 @@ kept + repaired + quarantined = rows read, always.
 
 import csv
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 
+EXAMPLES = 3  # quarantined rows named in an error
 FLAT_COLUMNS = (
     "line",
     "place",
@@ -257,7 +260,8 @@ class RowLedger(Artifact):
         reasons = ", ".join(f"{code} {rows}" for code, rows in self._quarantine_codes().items())
         raise UserError(
             f"{counts['quarantined']} of {counts['rows_read']} rows are quarantined "
-            f"({share:.1%}, data.max_quarantine allows {max_quarantine:.1%}): {reasons}.",
+            f"({share:.1%}, data.max_quarantine allows {max_quarantine:.1%}): {reasons}.\n"
+            + "".join(f"  {example}\n" for example in islice(self._quarantined(), EXAMPLES)),
             "Mend the rows: the run's ledger.html and quarantine/ show them. "
             + ("Or raise data.max_quarantine to go on without them." if share < 1 else ""),
         )
@@ -278,6 +282,12 @@ class RowLedger(Artifact):
                     f"groups of rows, and data.held_out.fraction is {fraction}.",
                     f"{verb} data.held_out.fraction, or add rows{anew}.",
                 )
+
+    def _quarantined(self) -> Iterator[str]:
+        """Where each quarantined row stands, and the first thing that is wrong with it."""
+        for line in self.lines.select_columns(["place", "decision", "reasons"]):
+            if line["decision"] == Decision.QUARANTINED:
+                yield f"{line['place']}: {line['reasons'][0]['message']}"
 
     def _quarantine_codes(self) -> dict[str, int]:
         lines = self.lines.select_columns(["decision", "reasons"])

@@ -115,14 +115,15 @@ def test_counts() -> None:
 
 
 def test_too_much_in_quarantine() -> None:
-    """The message has the share, what is allowed, and why; repairs are no reason."""
+    """The message has the share, what is allowed, why, and the first rows; repairs do not count."""
     fixed = replace(LINE, decision=Decision.REPAIRED, reasons=[Reason("html_removed", "x")])
     ledger = ledger_of([LINE, BAD, fixed, LINE])
     ledger.require_acceptable(0.25)
     with pytest.raises(UserError) as caught:
         ledger.require_acceptable(0.2)
     assert caught.value.problem == (
-        "1 of 4 rows are quarantined (25.0%, data.max_quarantine allows 20.0%): missing_text 1."
+        "1 of 4 rows are quarantined (25.0%, data.max_quarantine allows 20.0%): missing_text 1.\n"
+        "  shop/metadata.csv row 1: it is empty\n"
     )
     assert "raise data.max_quarantine" in caught.value.mend
 

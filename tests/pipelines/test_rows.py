@@ -95,6 +95,7 @@ def test_a_grown_catalog_keeps_its_split_and_decodes_only_what_is_new(checkout: 
     catalog = checkout.folder / "growing"
     shutil.copytree(checkout.folder / "demo" / "catalog", catalog)
     run = ("--pipeline", "finetune", *SMALL, "--set=data.source=growing")
+    run = (*run, "--set=output.work_dir=.growing")  # where no picture is known yet
     first = [option for option in run if "max_rows=80" not in option] + ["--set=data.max_rows=80"]
     checkout.run(*first)
     before = {line["row_id"]: line["side"] for line in ledger_of(checkout, "latest")}
