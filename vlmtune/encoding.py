@@ -4,6 +4,8 @@ The chat template and the processor are the model's own, so a new model family n
 here: the picture's place and its tokens are whatever the processor makes of them.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,3 +76,61 @@ def picture_token_ids(processor: "ProcessorMixin") -> list[int]:
         if isinstance(getattr(processor, attribute, None), str)
     ]
     return [processor.tokenizer.convert_tokens_to_ids(name) for name in names]
+
+
+# What the processor makes of the text; all else that it returns belongs to the pictures.
+TOKEN_INPUTS = ("input_ids", "attention_mask", "labels", "token_type_ids", "mm_token_type_ids")
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """One row as the model takes it, without padding.
+
+    Attributes:
+        input_ids, labels: [tokens]; the first token is never a target.
+        token_types: [tokens], what each token stands for (text 0, picture 1); None if the
+            processor does not say.
+        pictures: the processor's picture inputs, such as `pixel_values`; empty without pictures.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    token_types: torch.Tensor | None
+    pictures: dict[str, torch.Tensor]
+
+
+def encode_row(collator: CatalogCollator, row: dict[str, Any]) -> EncodedRow:
+    """Encode a row with `prompt`, `completion` and `images` just as a padded batch would be."""
+    example = {name: row[name] for name in ("prompt", "completion", "images")}
+    batch = collator([example])
+    labels = batch["labels"][0]
+    labels[0] = IGNORED  # packed, it would be a target of the sample before it
+    types = batch.get("mm_token_type_ids")
+    return EncodedRow(
+        input_ids=batch["input_ids"][0],
+        labels=labels,
+        token_types=None if types is None else types[0],
+        pictures={
+            name: value
+            for name, value in batch.items()
+            if name not in TOKEN_INPUTS and isinstance(value, torch.Tensor)
+        },
+    )
+
+
+def join_pictures(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Picture inputs of several rows as one batch: concatenated, and padded with zeros on the
+    right and below where pictures keep their own height and width."""
+    with_pictures = [row for row in rows if row]
+    names = with_pictures[0] if with_pictures else {}
+    return {name: _concatenate([row[name] for row in with_pictures]) for name in names}
+
+
+def _concatenate(parts: list[torch.Tensor]) -> torch.Tensor:
+    shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    padded = []
+    for part in parts:
+        missing = [most - size for most, size in zip(shape, part.shape[1:], strict=True)]
+        pads = [pad for most in reversed(missing) for pad in (0, most)]
+        padded.append(torch.nn.functional.pad(part, pads) if any(missing) else part)
+    return torch.cat(padded)

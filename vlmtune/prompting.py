@@ -22,7 +22,8 @@ class Examples(Artifact):
     """Train and held-out rows as conversations.
 
     Both tables have the columns `row` (number of the row in the catalog, where its picture
-    is), `row_id`, `prompt` and `completion` (lists of {"role", "content"}). The pictures stay
+    is), `row_id`, `tokens` (of prompt, pictures and completion together; 0 if unknown), `prompt`
+    and `completion` (lists of {"role", "content"}). The pictures stay
     in the catalog's own table: a new template copies no picture.
     """
 
@@ -54,12 +55,19 @@ def format_examples(
     """
     ledger.require_acceptable(data.max_quarantine)
     ledger.require_both_sides(data.held_out.fraction)
-    sides = dict(zip(ledger.lines[ROW_ID], ledger.lines["side"], strict=True))
+    lines = (ledger.lines[column] for column in (ROW_ID, "side", "tokens"))
+    sides, tokens = {}, {}
+    for row_id, side, count in zip(*lines, strict=True):
+        sides[row_id], tokens[row_id] = side, count
     scratch = tempfile.TemporaryDirectory(prefix="vlmtune-examples-")
 
     def conversations(side: Side) -> "Dataset":
         rows = enumerate(catalog.texts())
-        records = (_conversation(*row, prompt) for row in rows if sides[row[1][ROW_ID]] == side)
+        records = (
+            {"tokens": tokens[row[ROW_ID]], **_conversation(number, row, prompt)}
+            for number, row in rows
+            if sides[row[ROW_ID]] == side
+        )
         return write_rows(Path(scratch.name) / f"{side}.arrow", _conversation_features(), records)
 
     return Examples(conversations(Side.TRAIN), conversations(Side.HELD_OUT), scratch)
@@ -69,7 +77,12 @@ def _conversation_features() -> "Features":
     from datasets import Features, List, Value
 
     messages = List({"role": Value("string"), "content": Value("string")})
-    texts = {ROW_ID: Value("string"), "prompt": messages, "completion": messages}
+    texts = {
+        ROW_ID: Value("string"),
+        "tokens": Value("int64"),
+        "prompt": messages,
+        "completion": messages,
+    }
     return Features({"row": Value("int64"), **texts})
 
 

@@ -17,6 +17,9 @@ from pydantic_core import PydanticCustomError
 
 EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")  # text for YAML 1.1, unless it has a dot
 
+# Options that may also be `auto`: vlmtune works them out and writes them into the resolved config.
+WORKED_OUT = ("gradient_checkpointing",)
+
 _TYPES: dict[str, Any] = {
     "any": Any,
     "bool": bool,
@@ -54,6 +57,8 @@ def _check_option(target: str, name: str, value: Any, owned: dict[str, str]) -> 
     """Return the value in the type that the target's option takes, or say what is wrong."""
     if name in owned:
         raise PydanticCustomError("owned_option", f"{name}: {owned[name]}")
+    if value == "auto" and name in WORKED_OUT:
+        return value
     options = known_options(target)
     if name not in options:
         near = difflib.get_close_matches(name, options, n=1)
@@ -112,7 +117,7 @@ GenerationOptions = Annotated[
 ]
 
 _NO_PUSH_WHILE_TRAINING = "nothing is pushed while training; set hub.repo_id instead"
-_NOT_FOR_PICTURES = "TRL cannot pack picture rows"
+_NOT_FOR_PICTURES = "TRL cannot pack picture rows; set packing.packed instead"
 SFT_OWNED = {
     "output_dir": "set output.work_dir instead",
     "seed": "set the top-level seed instead",

@@ -15,7 +15,7 @@ from vlmtune.config.forwarded import (
 from vlmtune.config.model import ModelConfig
 from vlmtune.config.publishing import HubConfig, MergeConfig, TrackingConfig
 from vlmtune.config.section import Section
-from vlmtune.config.training import OutputConfig
+from vlmtune.config.training import OutputConfig, PackingConfig, VisionCacheConfig
 
 
 class FinetuneConfig(Section):
@@ -30,6 +30,8 @@ class FinetuneConfig(Section):
     quantization: BitsAndBytesOptions = Field(description="transformers.BitsAndBytesConfig")
     lora: LoraOptions = Field(description="peft.LoraConfig")
     training: SFTOptions = Field(description="trl.SFTConfig")
+    packing: PackingConfig = PackingConfig()
+    vision_cache: VisionCacheConfig = VisionCacheConfig()
     generation: GenerationOptions = Field(
         {"max_new_tokens": 256, "do_sample": False}, description="transformers.GenerationConfig"
     )

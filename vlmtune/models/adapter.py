@@ -28,6 +28,8 @@ class AdapterRecord(BaseModel):
         base: the base model it belongs to.
         log_history: the Trainer's log: losses, learning rate, tokens/s by step.
         train_seconds, train_rows, peak_memory_gib: of the training run.
+        prepare_seconds: of `train_seconds`, spent on encoding rows and pictures beforehand.
+        layout: how rows were packed or padded.
         resumed_from: the step a killed run was resumed at; None for a straight run.
         mlflow_run_id: the MLflow run with the loss curve; None for an untracked run.
     """
@@ -37,6 +39,8 @@ class AdapterRecord(BaseModel):
     base: BaseModelRef
     log_history: list[dict[str, Any]] = []
     train_seconds: float = 0.0
+    prepare_seconds: float = 0.0
+    layout: dict[str, Any] = {}
     train_rows: int = 0
     peak_memory_gib: float = 0.0
     resumed_from: int | None = None

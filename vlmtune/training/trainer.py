@@ -1,32 +1,34 @@
-"""QLoRA training: TRL's SFTTrainer on a quantised base, resumable and reproducible."""
+"""QLoRA training: TRL's SFTTrainer on a quantised base, packed, resumable and reproducible."""
 
+import importlib.util
 import logging
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
-from peft import LoraConfig
-from transformers import TrainerCallback
+from peft import LoraConfig, get_peft_model
+from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTConfig, SFTTrainer
 
+from vlmtune.config.training import PackingConfig
 from vlmtune.encoding import CatalogCollator
+from vlmtune.errors import UserError
 from vlmtune.models.adapter import Adapter, AdapterRecord, save_adapter
 from vlmtune.models.base_model import BaseModelRef
-from vlmtune.training.checkpoints import (
-    CHECKPOINT_PREFIX,
-    last_complete_checkpoint,
-    locked,
-    mark_complete,
-    mark_finished,
-)
+from vlmtune.models.vision import PICTURE_INPUT
+from vlmtune.training.callbacks import BarOnly, LogLines, MarkComplete, MetricsLogger, ReportMetrics
+from vlmtune.training.checkpoints import last_complete_checkpoint, locked, mark_finished
+from vlmtune.training.layout import Layout, lay_out
+from vlmtune.training.packing import FEATURES, PICTURES, one_by_one
+from vlmtune.training.packs import PackSampler
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MetricsLogger = Callable[[dict[str, float], int], None]
 GIB = 1024**3
 
 
@@ -49,6 +50,9 @@ class TrainingPlan:
         folder: checkpoints and the finished adapter; one folder for one fingerprint.
         tensorboard: where TensorBoard's events go; None for none.
         run: name of the run that trains, which may remove the checkpoints in the end.
+        packing: how rows are laid out.
+        features: folder of cached picture features; None to compute them every time.
+        features_gib: how much of the disk they may take.
     """
 
     seed: int
@@ -58,6 +62,9 @@ class TrainingPlan:
     folder: Path
     tensorboard: Path | None = None
     run: str = ""
+    packing: PackingConfig = field(default_factory=PackingConfig)
+    features: Path | None = None
+    features_gib: float = 50.0
 
 
 def train_adapter(
@@ -78,23 +85,34 @@ def train_adapter(
 
     Returns:
         The adapter in `plan.folder / "adapter"`.
+
+    Raises:
+        UserError: the card's memory is too small for this config.
     """
     with locked(plan.folder):
-        trainer = build_trainer(model, processor, train, held_out, plan, log_metrics)
+        start = time.monotonic()
+        trainer = build_trainer(model, processor, base, train, held_out, plan, log_metrics)
         checkpoint = last_complete_checkpoint(plan.folder)
         if checkpoint:
             logger.info("Resuming the training that was interrupted after %s", checkpoint.name)
-        start = time.monotonic()
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        prepared = time.monotonic()
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(trainer.layout) from error
+        finally:
+            trainer.layout.close()
         folder = plan.folder / "adapter"
         save_adapter(trainer.model, processor, base, folder)
         record = AdapterRecord(
             base=base,
             log_history=trainer.state.log_history,
             train_seconds=round(time.monotonic() - start, 2),
+            prepare_seconds=round(prepared - start, 2),
             train_rows=len(train),
             peak_memory_gib=memory_gib(peak=True),
             resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else None,
+            layout=trainer.layout.facts,
         )
         mark_finished(plan.folder, plan.run)
         return Adapter(folder=folder, record=record)
@@ -103,45 +121,79 @@ def train_adapter(
 def build_trainer(
     model: "PreTrainedModel",
     processor: "ProcessorMixin",
+    base: BaseModelRef,
     train: "Dataset",
     held_out: "Dataset",
     plan: TrainingPlan,
     log_metrics: MetricsLogger,
 ) -> "CatalogTrainer":
-    """The SFTTrainer with its adapter initialised from the seed, in fp32."""
-    arguments = sft_config(plan)
-    trainer = CatalogTrainer(
-        model=model,
-        args=arguments,
-        peft_config=LoraConfig(**plan.lora),
-        processing_class=processor,
-        train_dataset=train,
-        eval_dataset=held_out if arguments.eval_strategy != "no" else None,
-        data_collator=CatalogCollator(
-            processor=processor, completion_only_loss=arguments.completion_only_loss is not False
-        ),
-        callbacks=[MarkComplete(), ReportMetrics(log_metrics), LogLines()],
+    """The SFTTrainer with its adapter initialised from the seed, in fp32, and its rows laid out."""
+    set_seed(plan.seed)
+    adapted = get_peft_model(model, LoraConfig(**plan.lora))
+    collator = CatalogCollator(
+        processor=processor, completion_only_loss=plan.training.get("completion_only_loss", True)
     )
+    layout = lay_out(model, processor, collator, base, train, held_out, plan)
+    arguments = sft_config(plan, layout)
+    with warnings.catch_warnings():
+        # The Hub kernels that TRL would rather have are fetched from the network while training.
+        warnings.filterwarnings("ignore", message=".*use_liger_kernel.*", category=FutureWarning)
+        trainer = CatalogTrainer(
+            model=adapted,
+            args=arguments,
+            processing_class=processor,
+            train_dataset=layout.train,
+            eval_dataset=layout.held_out if arguments.eval_strategy != "no" else None,
+            data_collator=layout.collator,
+            callbacks=[MarkComplete(), ReportMetrics(log_metrics), LogLines()],
+        )
+    trainer.layout = layout
     _show_progress_once(trainer)
     _keep_adapter_in_fp32(trainer.model)
     return trainer
 
 
-def sft_config(plan: TrainingPlan) -> SFTConfig:
+def sft_config(plan: TrainingPlan, layout: Layout) -> SFTConfig:
     """TRL's options from the config, and those that vlmtune decides."""
     if plan.tensorboard:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(plan.tensorboard)
-    return SFTConfig(
-        **plan.training,
-        output_dir=str(plan.folder),
-        seed=plan.seed,
-        use_cpu=plan.device == "cpu",
-        dataloader_pin_memory=plan.training.get("dataloader_pin_memory", plan.device != "cpu"),
-        report_to=["tensorboard"] if plan.tensorboard else [],
-        remove_unused_columns=False,  # the collator takes what it needs
-        max_length=None,  # cutting a row would cut through its picture tokens
-        include_num_input_tokens_seen="non_padding",
-        disable_tqdm=not sys.stderr.isatty(),  # a bar fills a log file with thousands of lines
+    on_gpu = plan.device != "cpu"
+    defaults = {
+        "dataloader_pin_memory": on_gpu,
+        "use_liger_kernel": on_gpu and has_liger(),
+        "accelerator_config": {"non_blocking": on_gpu},  # else each batch waits for the GPU
+    }
+    decided = {
+        "output_dir": str(plan.folder),
+        "seed": plan.seed,
+        "use_cpu": not on_gpu,
+        "report_to": ["tensorboard"] if plan.tensorboard else [],
+        "remove_unused_columns": False,  # the collator takes what it needs
+        "max_length": None,  # cutting a row would cut through its picture tokens
+        "include_num_input_tokens_seen": "all" if layout.tokens else "non_padding",
+        "disable_tqdm": not sys.stderr.isatty(),  # a bar fills a log file with thousands of lines
+    }
+    return SFTConfig(**{**defaults, **plan.training, **layout.options, **decided})
+
+
+def has_liger() -> bool:
+    """Whether Liger's kernels are installed."""
+    return importlib.util.find_spec("liger_kernel") is not None
+
+
+def out_of_memory(layout: Layout) -> UserError:
+    """Which setting to change, and to what."""
+    advice = []
+    if not layout.checkpointing:
+        advice.append("--set training.gradient_checkpointing=true")
+    if layout.limit:
+        advice.append(f"--set packing.max_tokens={layout.largest_pack // 2}")
+    else:
+        advice.append("--set packing.packed=true, or a smaller per_device_train_batch_size")
+    advice.append("--set model.max_pixels=... for smaller pictures")
+    return UserError(
+        f"the GPU's memory is full ({memory_gib(peak=True):.1f} GiB in use at the peak).",
+        "Try, in this order: " + "; ".join(advice) + ".",
     )
 
 
@@ -171,77 +223,88 @@ def memory_gib(peak: bool = False) -> float:
     return round(used / GIB, 3)
 
 
-class CatalogTrainer(SFTTrainer):
-    """SFTTrainer that logs speed and memory beside the loss."""
+@dataclass
+class Counts:
+    """What went through the trainer since the last log. Sums stay on the device until then."""
 
-    _last_log: tuple[float, float] | None = None
+    began: float = field(default_factory=time.monotonic)
+    samples: int = 0
+    slots: int = 0
+    tokens: Any = 0
+    targets: Any = 0
+    waited: float = 0.0
+
+    def add(self, batches: list[dict[str, Any]], targets: Any, waited: float) -> None:
+        """Count the batches of an optimizer step."""
+        for batch in batches:
+            rows, length = batch["input_ids"].shape
+            packed = batch.get("cu_seq_lens_q")
+            self.samples += rows if packed is None else len(packed) - 1
+            self.slots += rows * length
+            mask = batch.get("attention_mask")
+            self.tokens = self.tokens + (rows * length if mask is None else mask.sum())
+        self.targets = self.targets + (0 if targets is None else targets)
+        self.waited += waited
+
+    def speeds(self, ranks: int) -> dict[str, float]:
+        """Metrics for a log line: speeds of all ranks, shares of this one."""
+        tokens, targets = int(self.tokens), int(self.targets)  # waits for the device
+        seconds = time.monotonic() - self.began
+        return {
+            "tokens_per_second": round(tokens * ranks / seconds, 1),
+            "target_tokens_per_second": round(targets / seconds, 1),
+            "samples_per_second": round(self.samples * ranks / seconds, 3),
+            "fill": round(tokens / max(1, self.slots), 4),
+            "data_wait": round(self.waited / seconds, 4),
+        }
+
+
+class CatalogTrainer(SFTTrainer):
+    """SFTTrainer that trains on packs, and logs speed and memory beside the loss."""
+
+    layout: Layout
+    _counts: Counts | None = None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Packs that are balanced within each step; padded, the Trainer's own sampler."""
+        if self.layout.tokens is None:
+            return super()._get_train_sampler(train_dataset)
+        return PackSampler(
+            self.layout.tokens,
+            self.args.per_device_train_batch_size,
+            self.args.gradient_accumulation_steps * self.args.world_size,
+            self.args.seed,
+        )
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The batches of a step; counts them, and how long they were waited for."""
+        asked = time.monotonic()
+        batches, targets = super().get_batch_samples(*args, **kwargs)
+        if self._counts is None:  # the first batch has waited for the workers to start
+            self._counts = Counts()
+        else:
+            self._counts.add(batches, targets, time.monotonic() - asked)
+        return batches, targets
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """TRL's loss; a pack's picture features go around the model's arguments."""
+        if self.layout.pictures is None:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        given = inputs.pop(PICTURES, None)
+        if features := inputs.pop(FEATURES, None):
+            given = one_by_one(features)
+        if given:
+            inputs[PICTURE_INPUT] = self.layout.pictures.placeholder()
+        with self.layout.pictures.given(given):
+            return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add `tokens_per_second` (since the last log) and `memory_gib` to a training log."""
+        """Add speed, waiting and memory since the last log to a training log."""
         if "loss" in logs:
-            now, tokens = time.monotonic(), float(self.state.num_input_tokens_seen)
-            if self._last_log and now > self._last_log[0]:
-                seconds, count = now - self._last_log[0], tokens - self._last_log[1]
-                logs["tokens_per_second"] = round(count / seconds, 1)
-            self._last_log = (now, tokens)
+            if self._counts and self._counts.samples:
+                logs.update(self._counts.speeds(self.accelerator.num_processes))
+            self._counts = Counts()
             logs["memory_gib"] = memory_gib()
+            # TRL takes a pack for one token.
+            self._metrics["train"]["num_tokens"] = [float(self.state.num_input_tokens_seen)]
         super().log(logs, start_time)
-
-
-class MarkComplete(TrainerCallback):
-    """Tells whole checkpoints from those that a kill cut short."""
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called by the Trainer after the last file of a checkpoint is written."""
-        checkpoint = Path(args.output_dir) / f"{CHECKPOINT_PREFIX}-{state.global_step}"
-        if state.is_world_process_zero and checkpoint.is_dir():
-            mark_complete(checkpoint, state.global_step)
-
-
-class ReportMetrics(TrainerCallback):
-    """Hands each log of the Trainer to the experiment tracker."""
-
-    def __init__(self, log_metrics: MetricsLogger) -> None:
-        self.log_metrics = log_metrics
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Called by the Trainer with a dict of numbers."""
-        if state.is_world_process_zero and logs:
-            numbers = {key: float(value) for key, value in logs.items() if _is_number(value)}
-            self.log_metrics(numbers, state.global_step)
-
-
-class BarOnly(ProgressCallback):
-    """The Trainer's progress bar without its log lines."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Called by the Trainer with a dict of numbers, which `LogLines` shows."""
-
-
-class LogLines(TrainerCallback):
-    """One readable line for each log: step, losses, speed, time left."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Remember where the clock started."""
-        self.start, self.first_step = time.monotonic(), state.global_step
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Called by the Trainer with a dict of numbers."""
-        if not state.is_world_process_zero or not logs:
-            return
-        done = state.global_step - self.first_step
-        seconds = time.monotonic() - self.start
-        left = seconds / done * (state.max_steps - state.global_step) if done else 0.0
-        step = f"step {state.global_step:>5}/{state.max_steps}"
-        if "loss" in logs:
-            speed = f"{logs['tokens_per_second']:.0f}" if "tokens_per_second" in logs else "-"
-            logger.info(
-                "%s  loss %.4f  lr %.2e  %s tokens/s  %.0f s left",
-                *(step, logs["loss"], logs.get("learning_rate", 0.0), speed, left),
-            )
-        elif "eval_loss" in logs:
-            logger.info("%s  held-out loss %.4f", step, logs["eval_loss"])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

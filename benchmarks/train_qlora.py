@@ -1,0 +1,582 @@
+"""Speed and memory of QLoRA on Qwen2-VL-7B's exact shapes, side by side with TRL.
+
+    python benchmarks/train_qlora.py                 # all variants, on one GPU
+    python benchmarks/train_qlora.py --tiny          # a smoke test on a CPU
+    python benchmarks/train_qlora.py --only ours     # variants whose name begins so
+
+Rows are JPEG files of 224 to 644 pixels a side and texts of many lengths, read by the product's
+own catalog code; weights are random (speed does not depend on them), in NF4 with double
+quantisation; LoRA r=8 on q_proj and v_proj; 32 rows an optimizer step in every variant.
+
+Variants run one after the other in processes of their own (Liger's kernels cannot be taken out
+again), several rounds in turn. A step's time is the median over steps after the first ones;
+useful FLOPs are 4 x (decoder weights) x tokens: forward and gradients of activations, neither
+recomputation nor padding, vision tower or head.
+"""
+
+import argparse
+import csv
+import json
+import logging
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+ROWS_PER_STEP = 32
+SKIPPED = 2  # first steps: kernels are compiled, workers start, memory is reserved
+GIB = 1024**3
+
+
+def variants() -> dict[str, dict[str, Any]]:
+    """Name -> how to train. `packs` means ours, `batch` means TRL's SFTTrainer."""
+    found: dict[str, dict[str, Any]] = {}
+    found["recipe"] = {"batch": 4, "checkpointing": True, "recipe": True}
+    for checkpointing in (True, False):
+        mode = "checkpointing" if checkpointing else "none"
+        for liger in (False, True):
+            for grouped in (False, True):
+                for batch in (4, 8, 16, 32):
+                    name = f"trl-{mode}-{batch}" + "-liger" * liger + "-grouped" * grouped
+                    found[name] = {
+                        "batch": batch,
+                        "checkpointing": checkpointing,
+                        "liger": liger,
+                        "grouped": grouped,
+                    }
+        for limit in (6_000, 11_000, 22_000):
+            ours = {"packs": limit, "checkpointing": checkpointing}
+            found[f"ours-{mode}-{limit}"] = ours
+            found[f"bare-{mode}-{limit}"] = {**ours, "bare": True}
+            found[f"compiled-{mode}-{limit}"] = {**ours, "compiled": True}
+    return found
+
+
+def main() -> None:
+    """Run the variants in turn and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=192)
+    parser.add_argument("--epochs", type=int, default=2, help="of our variants")
+    parser.add_argument("--steps", type=int, default=5, help="of TRL's variants")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--tiny", action="store_true", help="the demo's model, on any machine")
+    parser.add_argument("--only", nargs="+", default=[""], help="beginnings of variant names")
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no variant after so long")
+    parser.add_argument("--results", type=Path, default=Path("train_qlora.jsonl"))
+    parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--catalog", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        measure_all(options)
+        return
+    names = [name for name in variants() if name.startswith(tuple(options.only))]
+    plain = [name for name in names if not uses_liger(variants()[name])]
+    with tempfile.TemporaryDirectory() as folder:
+        make_catalog(Path(folder), options.rows)
+        start = time.monotonic()
+        for _ in range(options.rounds):
+            for group in (plain, [name for name in names if name not in plain]):
+                left = options.seconds - (time.monotonic() - start)
+                if group and left > 0:
+                    flags = ["--run", *group, "--catalog", folder, "--seconds", str(left)]
+                    kept = [arg for arg in sys.argv[1:] if arg != "--rounds"]
+                    subprocess.run([sys.executable, __file__, *kept, *flags], check=False)
+    print_table(options.results)
+
+
+def uses_liger(variant: dict[str, Any]) -> bool:
+    """Whether Liger's kernels are put into the model."""
+    return bool(variant.get("liger")) or ("packs" in variant and not variant.get("compiled"))
+
+
+def make_catalog(folder: Path, rows: int) -> None:
+    """Smooth random pictures and texts of the demo's words, as a catalog folder."""
+    import numpy
+    from PIL import Image
+
+    random_numbers, generator = random.Random(0), numpy.random.default_rng(0)
+    with (ROOT / "demo" / "catalog" / "metadata.csv").open() as file:
+        words = " ".join(row["description"] for row in csv.DictReader(file)).split()
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["file_name", "Product Name", "Category", "description", "group"])
+        for row in range(rows):
+            size = (random_numbers.randint(224, 644), random_numbers.randint(224, 644))
+            noise = generator.integers(0, 256, (12, 12, 3), dtype="uint8")
+            picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+            picture.save(folder / f"{row}.jpg", quality=90)
+            count = random_numbers.randint(40, 200)
+            text = " ".join(random_numbers.choices(words, k=count))
+            table.writerow([f"{row}.jpg", f"Product {row}", "Things", text, f"group {row}"])
+
+
+def read_rows(config: Any, processor: Any) -> Any:
+    """The catalog's rows as the product reads them, all of them for training."""
+    from datasets import concatenate_datasets
+
+    from vlmtune.catalog.loading import load_catalog
+    from vlmtune.catalog.source import catalog_version
+    from vlmtune.prompting import format_examples, with_pictures
+    from vlmtune.row_size import RowSizer
+
+    sizer = RowSizer(processor, config.prompt, None)
+    catalog, ledger = load_catalog(config.data, catalog_version(config.data), sizer=sizer)
+    examples = format_examples(catalog, ledger, config.data, config.prompt)
+    rows = concatenate_datasets([examples.train, examples.held_out])
+    return with_pictures(rows, catalog), catalog  # the rows are read from the catalog's folder
+
+
+def configuration(folder: Path, tiny: bool) -> Any:
+    """The demo's configuration with this catalog and the published recipe's adapter."""
+    from vlmtune.config.loading import load_config
+
+    # The demo's pictures are all of one size; these keep theirs, up to 644 x 644 pixels.
+    pixels = [] if tiny else ["model.max_pixels=414736", "model.min_pixels=3136"]
+    return load_config(
+        ROOT / "configs" / "demo.yaml",
+        [f"data.source={folder}", "data.max_quarantine=0", f"model.id={ROOT}/demo/model", *pixels],
+    )
+
+
+def build_model(processor: Any, tiny: bool) -> Any:
+    """Qwen2-VL-7B's shapes with random weights, quantised on the card."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLConfig
+
+    torch.manual_seed(0)
+    tokenizer = processor.tokenizer
+    ids = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
+        for name, token in {
+            "image": "<|image_pad|>",
+            "video": "<|video_pad|>",
+            "vision_start": "<|vision_start|>",
+            "vision_end": "<|vision_end|>",
+        }.items()
+    }
+    if tiny:
+        config = AutoConfig.from_pretrained(ROOT / "demo" / "model")
+    else:
+        config = Qwen2VLConfig(
+            text_config={
+                "vocab_size": 152_064,
+                "hidden_size": 3_584,
+                "intermediate_size": 18_944,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 28,
+                "num_key_value_heads": 4,
+                "max_position_embeddings": 32_768,
+                "rms_norm_eps": 1e-6,
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 1_000_000.0,
+                    "mrope_section": [16, 24, 24],
+                },
+            },
+            vision_config={
+                "depth": 32,
+                "embed_dim": 1_280,
+                "hidden_size": 3_584,
+                "num_heads": 16,
+                "mlp_ratio": 4,
+                "patch_size": 14,
+                "spatial_merge_size": 2,
+                "temporal_patch_size": 2,
+            },
+            tie_word_embeddings=False,
+            **ids,
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.device(device):
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    quantize_in_place(model.get_decoder())
+    model.is_loaded_in_4bit = True
+    return model.requires_grad_(False)
+
+
+def quantize_in_place(module: Any) -> None:
+    """Replace each linear layer by its NF4 version, one at a time."""
+    import bitsandbytes as bnb
+    import torch
+
+    for name, child in list(module.named_children()):
+        if isinstance(child, torch.nn.Linear):
+            new = bnb.nn.Linear4bit(
+                child.in_features,
+                child.out_features,
+                bias=child.bias is not None,
+                compute_dtype=torch.bfloat16,
+                quant_type="nf4",
+                compress_statistics=True,
+                device="meta",
+            )
+            weight = bnb.nn.Params4bit(
+                child.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
+            )
+            new.weight = weight.to(child.weight.device)
+            if new.weight.quant_state is None:
+                new.weight = weight._quantize(child.weight.device)
+            new.bias = child.bias
+            new.support_avx512bf16_for_cpu = False
+            setattr(module, name, new)
+        else:
+            quantize_in_place(child)
+
+
+LORA = {
+    "r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.05,
+    "bias": "none",
+    "target_modules": ["q_proj", "v_proj"],
+    "task_type": "CAUSAL_LM",
+}
+TRAINING = {
+    "optim": "adamw_torch_fused",
+    "learning_rate": 2e-4,
+    "lr_scheduler_type": "constant_with_warmup",
+    "max_grad_norm": 0.3,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "bf16": True,
+}
+
+
+def measure_all(options: argparse.Namespace) -> None:
+    """Run some variants on one model, in this process."""
+    import torch
+
+    from vlmtune.models.processor import load_processor
+
+    logging.basicConfig(level=logging.INFO, format="  %(message)s")
+    start = time.monotonic()
+    config = configuration(options.catalog, options.tiny)
+    processor = load_processor(config.model.id, None, config.model)
+    rows, _catalog = read_rows(config, processor)
+    print(f"{len(rows)} rows of {mean_tokens(rows):.0f} tokens")
+    model = build_model(processor, options.tiny)
+    ceiling = matrix_ceiling()
+    empty = memory(peak=False)
+    print(f"model: {empty:.2f} GiB; {ceiling:.0f} TFLOP/s; {time.monotonic() - start:.0f} s")
+    for name in options.run:
+        if time.monotonic() - start > options.seconds:
+            print("no time left for", name)
+            continue
+        variant = variants()[name]
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        began = time.monotonic()
+        try:
+            train = train_ours if "packs" in variant else train_trl
+            result = train(model, processor, rows, variant, options)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            result = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+        finally:
+            take_out_adapter(model)
+        result = {"name": name, "wall": round(time.monotonic() - began, 1), **result}
+        if "tokens_per_second" in result:
+            useful = 4 * decoder_weights(model) * result["tokens_per_second"] / 1e12
+            result |= {"useful_tflops": round(useful), "share": round(useful / ceiling, 3)}
+        print(json.dumps(result), flush=True)
+        with options.results.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+
+
+class StepTimes:
+    """A Trainer callback that times whole optimizer steps, waiting for data included."""
+
+    def __new__(cls) -> Any:
+        import torch
+        from transformers import TrainerCallback
+
+        class Callback(TrainerCallback):
+            def __init__(self) -> None:
+                self.times: list[float] = []
+                self.last = 0.0
+
+            def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+                self.last = time.monotonic()
+
+            def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                    if state.global_step == 1:
+                        torch.cuda.reset_peak_memory_stats()
+                now = time.monotonic()
+                self.times.append(now - self.last)
+                self.last = now
+
+        return Callback()
+
+
+def workers() -> int:
+    """Input workers of every variant but the recipe."""
+    return min(12, (os.cpu_count() or 1) - 1)
+
+
+def train_trl(
+    model: Any, processor: Any, rows: Any, variant: dict[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
+    """TRL's SFTTrainer with its own collator."""
+    import torch
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
+
+    with tempfile.TemporaryDirectory() as folder:
+        grouped = {"train_sampling_strategy": "group_by_length", "length_column_name": "tokens"}
+        arguments = SFTConfig(
+            **TRAINING,
+            **(grouped if variant.get("grouped") else {}),
+            output_dir=folder,
+            per_device_train_batch_size=variant["batch"],
+            gradient_accumulation_steps=ROWS_PER_STEP // variant["batch"],
+            gradient_checkpointing=variant["checkpointing"],
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            use_liger_kernel=variant.get("liger", False),
+            completion_only_loss=not variant.get("recipe"),
+            dataloader_num_workers=0 if variant.get("recipe") else workers(),
+            max_steps=SKIPPED + options.steps,
+            remove_unused_columns=False,
+            max_length=None,
+            report_to=[],
+            use_cpu=not torch.cuda.is_available(),
+        )
+        times = StepTimes()
+        trainer = SFTTrainer(
+            model=model,
+            args=arguments,
+            peft_config=LoraConfig(**LORA),
+            processing_class=processor,
+            train_dataset=rows,
+            callbacks=[times],
+        )
+        trainer.train()
+    seconds = statistics.median(times.times[SKIPPED:])
+    return {
+        "samples_per_second": round(ROWS_PER_STEP / seconds, 2),
+        "tokens_per_second": round(ROWS_PER_STEP * mean_tokens(rows) / seconds),
+        "peak_gib": memory(),
+        "loss": trainer.state.log_history[0].get("loss"),
+    }
+
+
+def train_ours(
+    model: Any, processor: Any, rows: Any, variant: dict[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
+    """The product's own trainer."""
+    import torch
+
+    from vlmtune.config.training import PackingConfig
+    from vlmtune.models.base_model import BaseModelRef
+    from vlmtune.training.memory_plan import plan_memory, shape_of
+    from vlmtune.training.trainer import TrainingPlan, build_trainer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    training = {
+        **TRAINING,
+        "per_device_train_batch_size": ROWS_PER_STEP,
+        "gradient_checkpointing": variant["checkpointing"],
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "num_train_epochs": options.epochs,
+        "dataloader_num_workers": workers() if device == "cuda" else 0,
+        "completion_only_loss": True,
+    }
+    if variant.get("compiled"):
+        training["use_liger_kernel"] = False
+    with tempfile.TemporaryDirectory() as folder:
+        plan = TrainingPlan(
+            0,
+            LORA,
+            training,
+            device,
+            Path(folder) / "run",
+            packing=PackingConfig(max_tokens=variant["packs"]),
+            features=Path(folder) / "features",
+        )
+        began = time.monotonic()
+        base = BaseModelRef(id="random", content_hash="0" * 64)
+        trainer = build_trainer(
+            model, processor, base, rows, rows.select(range(2)), plan, lambda *_: None
+        )
+        prepared = time.monotonic() - began
+        if variant.get("compiled"):
+            for layer in model.get_decoder().layers:
+                layer.compile(dynamic=True)
+        calls = trainer.layout.pictures.calls
+        quantization = {
+            "load_in_4bit": True,
+            "bnb_4bit_use_double_quant": True,
+            "llm_int8_skip_modules": ["model.visual", "lm_head"],
+        }
+        liger = uses_liger(variant)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        if variant.get("bare"):
+            seconds, peak = bare_loop(trainer, options.epochs)
+            waited, loss = 0.0, None
+        else:
+            times = StepTimes()
+            trainer.add_callback(times)
+            trainer.train()
+            seconds, peak = statistics.median(times.times[SKIPPED:]), memory()
+            logs = [log for log in trainer.state.log_history if "data_wait" in log]
+            waited = statistics.mean(log["data_wait"] for log in logs[SKIPPED:])
+            loss = trainer.state.log_history[0].get("loss")
+        shape = shape_of(model.config, quantization, LORA, liger)
+        planned = plan_memory(shape, trainer.layout.largest_pack, variant["checkpointing"])
+        trainer.layout.close()
+        whole = time.monotonic() - began
+    return {
+        "samples_per_second": round(ROWS_PER_STEP / seconds, 2),
+        "tokens_per_second": round(ROWS_PER_STEP * mean_tokens(rows) / seconds),
+        "peak_gib": peak,
+        "planned_gib": planned.peak_gib,
+        "largest_pack": trainer.layout.largest_pack,
+        "data_wait": round(waited, 4),
+        "tower_calls_in_training": trainer.layout.pictures.calls - calls,
+        "prepare_seconds": round(prepared, 1),
+        "whole_run_samples_per_second": round(len(rows) * options.epochs / whole, 2),
+        "loss": loss,
+    }
+
+
+def bare_loop(trainer: Any, epochs: int) -> tuple[float, float]:
+    """The same packs and model in a plain loop: everything on the card beforehand."""
+    import torch
+
+    from vlmtune.training.packing import FEATURES, one_by_one
+
+    model, pictures = trainer.model, trainer.layout.pictures
+    if trainer.args.use_liger_kernel:
+        from liger_kernel.transformers import _apply_liger_kernel_to_instance
+
+        _apply_liger_kernel_to_instance(
+            model.get_base_model(), fused_linear_cross_entropy=False, cross_entropy=False
+        )
+    if trainer.args.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=2e-4, fused=torch.cuda.is_available())
+    packs = list(trainer.get_train_dataloader())
+    accumulate = trainer.args.gradient_accumulation_steps
+    device = weights[0].device.type
+    times: list[float] = []
+    for _ in range(epochs):
+        for at in range(0, len(packs), accumulate):
+            began = time.monotonic()
+            step = packs[at : at + accumulate]
+            targets = sum(int((pack["labels"] != -100).sum()) for pack in step)
+            for pack in step:
+                batch = dict(pack)
+                features = batch.pop(FEATURES)
+                given = one_by_one(features)
+                with pictures.given(given), torch.autocast(device, torch.bfloat16):
+                    batch["pixel_values"] = pictures.placeholder()
+                    output = model(**batch, use_cache=False, fused_lm_head=True)
+                (-output.log_probs.sum() / targets).backward()
+            torch.nn.utils.clip_grad_norm_(weights, 0.3)
+            optimizer.step()
+            optimizer.zero_grad()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times.append(time.monotonic() - began)
+    return statistics.median(times[SKIPPED:]), memory()
+
+
+def take_out_adapter(model: Any) -> None:
+    """Leave the model as it was before a variant."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                setattr(module, name, child.get_base_layer())
+        module.__dict__.pop("_compiled_call_impl", None)
+        module._compiled_call_impl = None
+    model.__dict__.pop("forward", None)
+    model.gradient_checkpointing_disable()
+    model.base_model.__dict__.pop("get_image_features", None)
+    model.config._attn_implementation = "sdpa"
+    for hook in ("_require_grads_hook", "_require_grads_hooks"):
+        for handle in [getattr(model, hook, None) or []]:
+            for each in handle if isinstance(handle, list) else [handle]:
+                each.remove()
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+    model.requires_grad_(False)
+
+
+def mean_tokens(rows: Any) -> float:
+    """Tokens of a row."""
+    return statistics.mean(rows.with_format(None)["tokens"])
+
+
+def decoder_weights(model: Any) -> int:
+    """Weights that each token is multiplied with, the head left out."""
+    from bitsandbytes.nn import Linear4bit
+
+    layers = (each for each in model.get_decoder().modules() if isinstance(each, Linear4bit))
+    return sum(layer.in_features * layer.out_features for layer in layers)
+
+
+def matrix_ceiling() -> float:
+    """TFLOP/s of a bf16 product of two 8,192 x 8,192 matrices; 1 on a CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 1.0
+    one, other = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(13):
+        torch.cuda.synchronize()
+        began = time.monotonic()
+        one @ other
+        torch.cuda.synchronize()
+        times.append(time.monotonic() - began)
+    return 2 * 8192**3 / statistics.median(times[3:]) / 1e12
+
+
+def memory(peak: bool = True) -> float:
+    """GiB on the card."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return 0.0
+    used = torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
+    return round(used / GIB, 2)
+
+
+def print_table(results: Path) -> None:
+    """Medians over the rounds, as Markdown."""
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    print("| variant | samples/s | tokens/s | peak GiB | planned | TFLOP/s | share | data wait |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in dict.fromkeys(line["name"] for line in lines):
+        rounds = [line for line in lines if line["name"] == name]
+        if any("error" in line for line in rounds):
+            print(f"| {name} | {rounds[0].get('error')} |")
+            continue
+        keys = ("samples_per_second", "tokens_per_second", "peak_gib", "planned_gib")
+        keys += ("useful_tflops", "share", "data_wait")
+        cells = [
+            f"{statistics.median(line[key] for line in rounds):g}" if key in rounds[0] else ""
+            for key in keys
+        ]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

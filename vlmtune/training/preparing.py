@@ -1,0 +1,170 @@
+"""Everything that is done once before training: rows encoded, picture features computed.
+
+Epochs then read token ids and features from disk: no picture is decoded again, and the vision
+tower rests.
+"""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from vlmtune.arrow_file import write_rows
+from vlmtune.encoding import CatalogCollator, encode_row, join_pictures
+from vlmtune.models.vision import FEATURES, PictureEncoder, PictureFeatures
+from vlmtune.training.feature_cache import FeatureCache, picture_key
+from vlmtune.training.packing import Positions
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+logger = logging.getLogger(__name__)
+
+PATCHES_AT_ONCE = 16_384  # rows of `pixel_values` that go through the vision tower together
+WRITERS = 4
+
+
+@dataclass
+class RowEncoder:
+    """Encodes one row in a worker process; its pictures only if their features are unknown."""
+
+    collator: CatalogCollator
+    positions: Positions
+    cache: FeatureCache | None
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The encoded row, for a DataLoader with batches of one row."""
+        (row,) = rows
+        keys = [picture_key(picture) for picture in row["images"]]
+        encoded = encode_row(self.collator, row)
+        known = self.cache is None or all(key in self.cache for key in keys)
+        return {
+            "input_ids": encoded.input_ids.int().numpy(),
+            "labels": encoded.labels.int().numpy(),
+            "positions": self.positions(encoded).flatten().int().numpy(),
+            "images": keys,
+            "pictures": {} if known else encoded.pictures,
+        }
+
+
+def _features() -> "Features":
+    from datasets import Features, List, Value
+
+    numbers = List(Value("int32"))
+    return Features(
+        {
+            "side": Value("string"),
+            "place": Value("int64"),
+            "input_ids": numbers,
+            "labels": numbers,
+            "positions": numbers,
+            "images": List(Value("string")),
+        }
+    )
+
+
+def prepare_rows(
+    rows: "Dataset",
+    side: str,
+    encoder: RowEncoder,
+    pictures: PictureEncoder,
+    path: Path,
+    workers: int,
+    show_progress: bool,
+) -> "Dataset":
+    """Encode each row once and store it; compute the picture features that the cache lacks.
+
+    Args:
+        rows: with `prompt`, `completion` and `images`.
+        side: a name for these rows, kept with each of them.
+        path: of the Arrow file to write.
+        workers: processes that decode and encode.
+
+    Returns:
+        A table mapped from the file: `input_ids`, `labels` and `positions` [kinds * tokens];
+        `images` holds the key of each picture; `place` is the row's place in `rows`.
+    """
+    loader = DataLoader(
+        rows,
+        batch_size=1,
+        collate_fn=encoder,
+        num_workers=workers,
+        prefetch_factor=8 if workers else None,
+    )
+    bar = tqdm(loader, f"preparing {side}", disable=not show_progress, unit=" rows")
+
+    def records() -> Iterator[dict[str, Any]]:
+        with _FeatureWriter(pictures, encoder.cache) as writer:
+            for place, row in enumerate(bar):
+                writer.add(row["images"], row.pop("pictures"))
+                yield {"side": side, "place": place, **row}
+
+    return write_rows(path, _features(), records())
+
+
+class _FeatureWriter:
+    """Collects pictures until the vision tower is well filled, and stores their features while
+    the next ones are computed."""
+
+    def __init__(self, pictures: PictureEncoder, cache: FeatureCache | None) -> None:
+        self.pictures, self.cache = pictures, cache
+        self.waiting: list[tuple[list[str], dict[str, torch.Tensor]]] = []
+        self.patches = 0
+        # On a CPU one row at a time: then a picture's features never depend on its neighbours,
+        # and runs that find other pictures in the cache still agree bit for bit.
+        self.limit = PATCHES_AT_ONCE if pictures.inner.device.type == "cuda" else 1
+        self.stored: list[Future[None]] = []
+
+    def __enter__(self) -> "_FeatureWriter":
+        self.pool = ThreadPoolExecutor(WRITERS)
+        return self
+
+    def add(self, keys: list[str], inputs: dict[str, torch.Tensor]) -> None:
+        """Take the pictures of a row; nothing to do for those that are known."""
+        if self.cache is None or not inputs:
+            for key in keys if self.cache else []:
+                self.cache.touch(key)
+            return
+        self.waiting.append((keys, inputs))
+        self.patches += len(inputs["pixel_values"])
+        if self.patches >= self.limit:
+            self.flush()
+
+    def flush(self) -> None:
+        """Compute what is waiting."""
+        if not self.waiting:
+            return
+        assert self.cache is not None
+        keys = [key for row_keys, _ in self.waiting for key in row_keys]
+        inputs = join_pictures([inputs for _, inputs in self.waiting])
+        device = self.pictures.inner.device
+        on_device = {name: each.to(device, non_blocking=True) for name, each in inputs.items()}
+        features = self.pictures.encode(on_device, len(keys))
+        for key, each in zip(keys, to_host(features), strict=True):
+            self.stored.append(self.pool.submit(self.cache.write, key, each))
+        self.waiting, self.patches = [], 0
+        while len(self.stored) > 256:  # a slow disk holds the rest up, not the memory
+            self.stored.pop(0).result()
+
+    def __exit__(self, failed: Any, *_: Any) -> None:
+        try:
+            if failed is None:
+                self.flush()
+                for each in self.stored:
+                    each.result()
+        finally:
+            self.pool.shutdown(cancel_futures=True)
+
+
+def to_host(features: list[PictureFeatures]) -> list[PictureFeatures]:
+    """Copies in the host's memory, few large transfers instead of many small ones."""
+    sizes = [len(each[FEATURES]) for each in features]
+    joined = {name: torch.cat([each[name] for each in features]).cpu() for name in features[0]}
+    pieces = {name: tensor.split(sizes) for name, tensor in joined.items()}
+    return [{name: pieces[name][at] for name in pieces} for at in range(len(sizes))]
