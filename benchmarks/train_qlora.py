@@ -16,6 +16,7 @@ recomputation nor padding, vision tower or head.
 
 import argparse
 import csv
+import gc
 import json
 import logging
 import os
@@ -289,6 +290,7 @@ def measure_all(options: argparse.Namespace) -> None:
             useful = 4 * decoder_weights(model) * result["tokens_per_second"] / 1e12
             result |= {"useful_tflops": round(useful), "share": round(useful / ceiling, 3)}
         print(json.dumps(result), flush=True)
+        gc.collect()
         with options.results.open("a") as file:
             file.write(json.dumps(result) + "\n")
 
@@ -459,12 +461,6 @@ def bare_loop(trainer: Any, epochs: int) -> tuple[float, float]:
     from vlmtune.training.packing import FEATURES, one_by_one
 
     model, pictures = trainer.model, trainer.layout.pictures
-    if trainer.args.use_liger_kernel:
-        from liger_kernel.transformers import _apply_liger_kernel_to_instance
-
-        _apply_liger_kernel_to_instance(
-            model.get_base_model(), fused_linear_cross_entropy=False, cross_entropy=False
-        )
     if trainer.args.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()

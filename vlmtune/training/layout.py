@@ -122,9 +122,9 @@ def _memory(model: "PreTrainedModel", plan: "TrainingPlan") -> tuple[int, Any]:
         return wanted
     shape = None
     if plan.device == "cuda":
-        from vlmtune.training.trainer import has_liger
+        from vlmtune.training.trainer import fused_kernels
 
-        shape = shape_of(model.config, {}, plan.lora, has_liger())
+        shape = shape_of(model.config, plan.quantization, plan.lora, fused_kernels(plan))
     return pick(shape, card_memory(plan.device), *wanted)
 
 

@@ -1,12 +1,10 @@
 """QLoRA training: TRL's SFTTrainer on a quantised base, packed, resumable and reproducible."""
 
-import importlib.util
 import logging
 import os
 import resource
 import sys
 import time
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from vlmtune.encoding import CatalogCollator
 from vlmtune.errors import UserError
 from vlmtune.models.adapter import Adapter, AdapterRecord, save_adapter
 from vlmtune.models.base_model import BaseModelRef
+from vlmtune.models.kernels import has_liger, use_fused_kernels
 from vlmtune.models.vision import PICTURE_INPUT
 from vlmtune.training.callbacks import BarOnly, LogLines, MarkComplete, MetricsLogger, ReportMetrics
 from vlmtune.training.checkpoints import last_complete_checkpoint, locked, mark_finished
@@ -45,7 +44,8 @@ class TrainingPlan:
 
     Attributes:
         seed: of the LoRA weights, the dropout and the row order.
-        lora, training: options of peft.LoraConfig and trl.SFTConfig.
+        lora, training, quantization: options of peft.LoraConfig, trl.SFTConfig and
+            transformers.BitsAndBytesConfig.
         device: cpu or cuda.
         folder: checkpoints and the finished adapter; one folder for one fingerprint.
         tensorboard: where TensorBoard's events go; None for none.
@@ -65,6 +65,7 @@ class TrainingPlan:
     packing: PackingConfig = field(default_factory=PackingConfig)
     features: Path | None = None
     features_gib: float = 50.0
+    quantization: dict[str, Any] = field(default_factory=dict)
 
 
 def train_adapter(
@@ -129,28 +130,32 @@ def build_trainer(
 ) -> "CatalogTrainer":
     """The SFTTrainer with its adapter initialised from the seed, in fp32, and its rows laid out."""
     set_seed(plan.seed)
+    if fused_kernels(plan):
+        logger.info("Fused kernels: %s", use_fused_kernels(model))
     adapted = get_peft_model(model, LoraConfig(**plan.lora))
     collator = CatalogCollator(
         processor=processor, completion_only_loss=plan.training.get("completion_only_loss", True)
     )
     layout = lay_out(model, processor, collator, base, train, held_out, plan)
     arguments = sft_config(plan, layout)
-    with warnings.catch_warnings():
-        # The Hub kernels that TRL would rather have are fetched from the network while training.
-        warnings.filterwarnings("ignore", message=".*use_liger_kernel.*", category=FutureWarning)
-        trainer = CatalogTrainer(
-            model=adapted,
-            args=arguments,
-            processing_class=processor,
-            train_dataset=layout.train,
-            eval_dataset=layout.held_out if arguments.eval_strategy != "no" else None,
-            data_collator=layout.collator,
-            callbacks=[MarkComplete(), ReportMetrics(log_metrics), LogLines()],
-        )
+    trainer = CatalogTrainer(
+        model=adapted,
+        args=arguments,
+        processing_class=processor,
+        train_dataset=layout.train,
+        eval_dataset=layout.held_out if arguments.eval_strategy != "no" else None,
+        data_collator=layout.collator,
+        callbacks=[MarkComplete(), ReportMetrics(log_metrics), LogLines()],
+    )
     trainer.layout = layout
     _show_progress_once(trainer)
     _keep_adapter_in_fp32(trainer.model)
     return trainer
+
+
+def fused_kernels(plan: TrainingPlan) -> bool:
+    """Whether to use Liger's kernels: on a GPU if they are there, unless the config says no."""
+    return plan.device == "cuda" and plan.training.get("use_liger_kernel", True) and has_liger()
 
 
 def sft_config(plan: TrainingPlan, layout: Layout) -> SFTConfig:
@@ -160,13 +165,13 @@ def sft_config(plan: TrainingPlan, layout: Layout) -> SFTConfig:
     on_gpu = plan.device != "cpu"
     defaults = {
         "dataloader_pin_memory": on_gpu,
-        "use_liger_kernel": on_gpu and has_liger(),
         "accelerator_config": {"non_blocking": on_gpu},  # else each batch waits for the GPU
     }
     decided = {
         "output_dir": str(plan.folder),
         "seed": plan.seed,
         "use_cpu": not on_gpu,
+        "use_liger_kernel": False,  # the same kernels are in place already, see models/kernels.py
         "report_to": ["tensorboard"] if plan.tensorboard else [],
         "remove_unused_columns": False,  # the collator takes what it needs
         "max_length": None,  # cutting a row would cut through its picture tokens
@@ -174,11 +179,6 @@ def sft_config(plan: TrainingPlan, layout: Layout) -> SFTConfig:
         "disable_tqdm": not sys.stderr.isatty(),  # a bar fills a log file with thousands of lines
     }
     return SFTConfig(**{**defaults, **plan.training, **layout.options, **decided})
-
-
-def has_liger() -> bool:
-    """Whether Liger's kernels are installed."""
-    return importlib.util.find_spec("liger_kernel") is not None
 
 
 def out_of_memory(layout: Layout) -> UserError:
