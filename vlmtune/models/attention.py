@@ -94,6 +94,14 @@ def _torch_varlen() -> Any:
     return varlen_attn, frozenset(inspect.signature(varlen_attn).parameters)
 
 
+def shares_keys() -> bool:
+    """Whether several query heads read one key without copies of it."""
+    if is_flash_attn_2_available():
+        return True
+    varlen = _torch_varlen()
+    return varlen is None or "enable_gqa" in varlen[1]
+
+
 def _flash(
     query: torch.Tensor,
     key: torch.Tensor,

@@ -37,6 +37,17 @@ def trainable_outside_language_model(model: "PreTrainedModel") -> list[str]:
     ]
 
 
+def _tower(model: "PreTrainedModel") -> list[torch.nn.Module]:
+    """The modules beside the decoder: vision tower and projector."""
+    language = [model.get_decoder(), model.get_input_embeddings()]
+    stays = {id(module) for part in language for module in part.modules()}
+    return [
+        child
+        for child in model.base_model.children()
+        if not any(id(module) in stays for module in child.modules())
+    ]
+
+
 class PictureEncoder:
     """Stands between a model and its vision tower.
 
@@ -57,11 +68,24 @@ class PictureEncoder:
         self._given: list[PictureFeatures] | PictureInputs | None = None
         self._options: dict[str, Any] = {}  # how the model calls its own get_image_features
         self._like: Any = None  # an output of the vision tower, as a pattern for given features
+        self._tower = _tower(model)
+        self.device = model.device
         self.inner.get_image_features = self._get_image_features
 
     def remove(self) -> None:
         """Leave the model as it was."""
+        self._move_tower(self.device)
         del self.inner.get_image_features
+
+    def rest(self) -> None:
+        """Take the vision tower off the card; it comes back by itself when it is needed."""
+        if self.frozen and self.device.type == "cuda":
+            self._move_tower(torch.device("cpu"))
+            torch.cuda.empty_cache()
+
+    def _move_tower(self, device: torch.device) -> None:
+        for module in self._tower:
+            module.to(device)
 
     @contextmanager
     def given(self, pictures: "list[PictureFeatures] | PictureInputs | None") -> Iterator[None]:
@@ -74,7 +98,7 @@ class PictureEncoder:
 
     def placeholder(self) -> torch.Tensor:
         """What to pass as `pixel_values`, so that the model asks for features at all."""
-        return torch.empty(0, device=self.inner.device)
+        return torch.empty(0, device=self.device)
 
     def _get_image_features(self, *args: Any, **kwargs: Any) -> Any:
         """Called by the model's forward."""
@@ -87,6 +111,7 @@ class PictureEncoder:
 
     def _compute(self, inputs: PictureInputs) -> Any:
         self.calls += 1
+        self._move_tower(self.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             output = self._own(**inputs, return_dict=True)
         self._like = self._like or copy.copy(output)

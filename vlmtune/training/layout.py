@@ -43,6 +43,7 @@ class Layout:
         tokens: of each training row; None where batches are padded.
         pictures: stands before the vision tower while packs are trained.
         limit, largest_pack: tokens in a pack.
+        features_cached: whether all picture features are on disk.
         checkpointing: whether activations are recomputed.
         facts: for the record and the report.
     """
@@ -56,6 +57,7 @@ class Layout:
     limit: int = 0
     largest_pack: int = 0
     checkpointing: bool = False
+    features_cached: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
     def close(self) -> None:
@@ -217,6 +219,7 @@ def _packed(
         pictures=pictures,
         limit=limit,
         largest_pack=largest,
+        features_cached=cache is not None and not cache.refused,
         checkpointing=bool(options["gradient_checkpointing"]),
         facts={
             "packed": True,

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict
 from transformers import AutoModelForImageTextToText
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from vlmtune.models.attention import shares_keys
+
 logger = logging.getLogger(__name__)
 
 GIB = 1024**3
@@ -25,7 +27,6 @@ HALF = 2  # bytes of bf16
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight: 4 bits, and its twice quantised scale
 NF4_SINGLE = 0.5 + 4 / 64  # with scales in fp32
 TRAINED = 4 + 4 + 8 + HALF  # bytes of a trained weight: itself, gradient, AdamW's two, bf16 copy
-RESERVE = 0.3 * GIB  # workspace of libraries
 USABLE = 0.9  # share of the card that a plan fills
 LARGEST_PACK = 16_384  # larger packs train hardly faster
 ENOUGH_TOKENS = 4_096  # packs of so many tokens are fast enough to do without checkpointing
@@ -38,6 +39,8 @@ class ModelShape:
 
     Attributes:
         weights: bytes of the base model on the card.
+        tower: of these, bytes outside decoder and head: they leave the card while it trains on
+            features from the cache.
         largest_weight: bytes in bf16 of the largest quantised weight, unpacked when it is used.
         adapter: trainable weights.
         layers: decoder layers.
@@ -48,6 +51,7 @@ class ModelShape:
     """
 
     weights: int
+    tower: int
     largest_weight: int
     adapter: int
     layers: int
@@ -100,7 +104,11 @@ def shape_of(
     inner = {id(module) for module in decoder.modules()}
     layer = {id(module) for module in decoder.layers[0].modules()}
     text = config.get_text_config()
+    kept = (model.get_decoder(), model.get_output_embeddings(), model.get_input_embeddings())
+    stays = {id(weight) for module in kept for weight in module.parameters()}
+    tower = sum(weight.numel() for weight in model.parameters() if id(weight) not in stays)
     return ModelShape(
+        tower=tower * HALF,
         weights=int((numel - sum(quantized.values())) * HALF + sum(quantized.values()) * scale),
         largest_weight=max(quantized.values(), default=0) * HALF,
         adapter=sum(options.r * (m.in_features + m.out_features) for m in adapted.values()),
@@ -109,7 +117,7 @@ def shape_of(
             text, [m for m in adapted.values() if id(m) in layer], options, kernels
         ),
         boundary=HALF * text.hidden_size,
-        peak_in_layer=3 * HALF * text.intermediate_size + 4 * HALF * text.hidden_size,
+        peak_in_layer=2 * HALF * text.intermediate_size,
         multiplied=sum(m.weight.numel() for m in linears.values() if id(m) in inner),
     )
 
@@ -120,6 +128,8 @@ def _saved_in_layer(text: Any, adapted: list[Any], lora: LoraConfig, kernels: bo
     head = getattr(text, "head_dim", None) or hidden // text.num_attention_heads
     query, key_value = head * text.num_attention_heads, head * text.num_key_value_heads
     norms = 2 * (HALF if kernels else 4) * hidden  # the plain norm keeps its input in fp32
+    if not shares_keys():
+        key_value = query
     attention = HALF * (2 * query + 2 * key_value) + 4 * text.num_attention_heads
     mlp = (2 if kernels else 3) * HALF * intermediate
     if lora.lora_dropout:  # each matrix drops out on its own: its input and a mask of bytes
@@ -129,18 +139,25 @@ def _saved_in_layer(text: Any, adapted: list[Any], lora: LoraConfig, kernels: bo
     return norms + attention + mlp + inputs + HALF * lora.r * len(adapted)
 
 
-def plan_memory(shape: ModelShape, tokens: int, checkpointing: bool) -> MemoryPlan:
-    """Predict the peak of a training whose largest batch has so many tokens, padding included."""
+def plan_memory(
+    shape: ModelShape, tokens: int, checkpointing: bool, cached: bool = True
+) -> MemoryPlan:
+    """Predict the peak of a training whose largest batch has so many tokens, padding included.
+
+    Args:
+        cached: picture features come from the cache, and the vision tower is off the card.
+    """
+    weights = shape.weights - (shape.tower if cached else 0)
     saved = (
         shape.layers * shape.boundary + shape.saved
         if checkpointing
         else (shape.layers * shape.saved)
     )
     activations = tokens * (saved + 2 * shape.boundary)
-    working = tokens * shape.peak_in_layer + 2 * shape.largest_weight + RESERVE
+    working = tokens * shape.peak_in_layer + shape.largest_weight
     adapter = shape.adapter * TRAINED
-    peak = shape.weights + adapter + activations + working
-    gib = [round(part / GIB, 3) for part in (shape.weights, adapter, activations, working, peak)]
+    peak = weights + adapter + activations + working
+    gib = [round(part / GIB, 3) for part in (weights, adapter, activations, working, peak)]
     names = ("weights_gib", "adapter_gib", "activations_gib", "working_gib", "peak_gib")
     return MemoryPlan(
         tokens=tokens, checkpointing=checkpointing, **dict(zip(names, gib, strict=True))
@@ -153,8 +170,9 @@ def largest_pack(shape: ModelShape, total: int, checkpointing: bool) -> int:
     Args:
         total: bytes of the card's memory.
     """
-    empty = plan_memory(shape, 0, checkpointing).peak_gib
-    slope = (plan_memory(shape, 10_000, checkpointing).peak_gib - empty) / 10_000
+    # With room for the vision tower: it may be needed when the cache has lost a picture.
+    empty = plan_memory(shape, 0, checkpointing, cached=False).peak_gib
+    slope = (plan_memory(shape, 10_000, checkpointing, cached=False).peak_gib - empty) / 10_000
     tokens = math.floor((USABLE * total / GIB - empty) / slope / 256) * 256
     return max(0, min(LARGEST_PACK, tokens))
 

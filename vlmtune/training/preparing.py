@@ -118,7 +118,7 @@ class _FeatureWriter:
         self.patches = 0
         # On a CPU one row at a time: then a picture's features never depend on its neighbours,
         # and runs that find other pictures in the cache still agree bit for bit.
-        self.limit = PATCHES_AT_ONCE if pictures.inner.device.type == "cuda" else 1
+        self.limit = PATCHES_AT_ONCE if pictures.device.type == "cuda" else 1
         self.stored: list[Future[None]] = []
 
     def __enter__(self) -> "_FeatureWriter":
@@ -143,7 +143,7 @@ class _FeatureWriter:
         assert self.cache is not None
         keys = [key for row_keys, _ in self.waiting for key in row_keys]
         inputs = join_pictures([inputs for _, inputs in self.waiting])
-        device = self.pictures.inner.device
+        device = self.pictures.device
         on_device = {name: each.to(device, non_blocking=True) for name, each in inputs.items()}
         features = self.pictures.encode(on_device, len(keys))
         for key, each in zip(keys, to_host(features), strict=True):

@@ -166,6 +166,7 @@ def sft_config(plan: TrainingPlan, layout: Layout) -> SFTConfig:
     defaults = {
         "dataloader_pin_memory": on_gpu,
         "accelerator_config": {"non_blocking": on_gpu},  # else each batch waits for the GPU
+        "dataloader_persistent_workers": layout.options["dataloader_num_workers"] > 0,
     }
     decided = {
         "output_dir": str(plan.folder),
@@ -282,6 +283,8 @@ class CatalogTrainer(SFTTrainer):
         batches, targets = super().get_batch_samples(*args, **kwargs)
         if self._counts is None:  # the first batch has waited for the workers to start
             self._counts = Counts()
+            if self.layout.pictures and self.layout.features_cached:
+                self.layout.pictures.rest()
         else:
             self._counts.add(batches, targets, time.monotonic() - asked)
         return batches, targets
