@@ -250,6 +250,7 @@ TRAINING = {
     "save_strategy": "no",
     "eval_strategy": "no",
     "bf16": True,
+    "disable_tqdm": True,
 }
 
 

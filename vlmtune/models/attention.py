@@ -99,7 +99,33 @@ def shares_keys() -> bool:
     if is_flash_attn_2_available():
         return True
     varlen = _torch_varlen()
-    return varlen is None or "enable_gqa" in varlen[1]
+    return varlen is None or "enable_gqa" in varlen[1] or _kernel_shares_keys()
+
+
+@cache
+def _kernel_shares_keys() -> bool:
+    """Whether a torch without `enable_gqa` takes fewer keys than queries all the same: tried,
+    with gradients, against copied keys."""
+    if not torch.cuda.is_available():
+        return False
+    varlen, _ = _torch_varlen()
+    bounds = torch.tensor([0, 24, 64], device="cuda", dtype=torch.int32)
+    made = torch.Generator("cuda").manual_seed(0)
+    shapes = [(64, 4, 64), (64, 2, 64), (64, 2, 64)]
+    parts = [torch.randn(shape, device="cuda", generator=made).bfloat16() for shape in shapes]
+
+    def gradients(copies: int) -> list[torch.Tensor]:
+        leaves = [part.clone().requires_grad_() for part in parts]
+        query, key, value = leaves
+        keys = [each.repeat_interleave(copies, dim=1) for each in (key, value)]
+        varlen(query, *keys, bounds, bounds, 40, 40).float().pow(2).sum().backward()
+        return [leaf.grad.float() for leaf in leaves if leaf.grad is not None]
+
+    try:
+        pairs = zip(gradients(1), gradients(2), strict=True)
+        return all(float((one - two).norm() / two.norm()) < 0.05 for one, two in pairs)
+    except Exception:
+        return False
 
 
 def _flash(
@@ -124,7 +150,7 @@ def _flash(
     if key.shape[1] != query.shape[1]:
         if "enable_gqa" in parameters:
             options["enable_gqa"] = True
-        else:
+        elif not _kernel_shares_keys():
             repeats = query.shape[1] // key.shape[1]
             key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
     if scaling is not None and "scale" in parameters:

@@ -6,8 +6,10 @@ the place of any module that computes the same, whatever it is called.
 
 import importlib.util
 import logging
+import sys
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +22,7 @@ logger = logging.getLogger(__name__)
 Forward = Callable[[Any, torch.Tensor], torch.Tensor]
 TRIED_TOKENS = 64
 TOLERANCE = 0.02  # relative, in bf16
+ROPE = "apply_rotary_pos_emb"  # what transformers calls it in every model
 
 
 def has_liger() -> bool:
@@ -28,7 +31,7 @@ def has_liger() -> bool:
 
 
 def use_fused_kernels(model: "PreTrainedModel") -> dict[str, int]:
-    """Replace the forward of norms and gated MLPs of the decoder by fused kernels.
+    """Replace norms, gated MLPs and rotary embeddings of the decoder by fused kernels.
 
     Norms keep their input and output in the model's dtype and compute in fp32 inside, so no fp32
     copy of the hidden states is kept for the backward.
@@ -47,6 +50,8 @@ def use_fused_kernels(model: "PreTrainedModel") -> dict[str, int]:
         if agrees[type(module)]:
             module.forward = types.MethodType(KERNELS[kind], module)
             replaced[kind] = replaced.get(kind, 0) + 1
+    if _fuse_rope(model):
+        replaced["rope"] = 1
     return replaced
 
 
@@ -76,6 +81,47 @@ def _mlp(self: Any, x: torch.Tensor) -> torch.Tensor:
     return self.down_proj(LigerSiLUMulFunction.apply(self.gate_proj(x), self.up_proj(x)))
 
 
+def _fuse_rope(model: "PreTrainedModel") -> bool:
+    """Replace the function that rotates queries and keys, which all attention layers of a model
+    share, if the kernel rotates as it does."""
+    home = sys.modules[type(model.get_decoder()).__module__]
+    own = getattr(home, ROPE, None)
+    text = model.config.get_text_config()
+    if own is None or getattr(own, "fused", False):
+        return own is not None
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    generator = torch.Generator(model.device).manual_seed(0)
+    make = partial(torch.randn, device=model.device, dtype=model.dtype, generator=generator)
+    states = [
+        make(1, TRIED_TOKENS, heads, size).transpose(1, 2)
+        for heads in (text.num_attention_heads, text.num_key_value_heads)
+    ]
+    half = make(1, TRIED_TOKENS, size // 2).float()
+    angles = [
+        torch.cat([axis(half)] * 2, dim=-1).to(model.dtype) for axis in (torch.cos, torch.sin)
+    ]
+    try:
+        expected = own(*(state.clone() for state in states), *angles)
+        found = _rope(*(state.clone() for state in states), *angles)
+    except Exception as error:
+        logger.info("No fused kernel for rotary embeddings: %s", error)
+        return False
+    if any(_distance(one, other) > TOLERANCE for one, other in zip(expected, found, strict=True)):
+        logger.info("No fused kernel for rotary embeddings: it differs")
+        return False
+    setattr(home, ROPE, _rope)
+    return True
+
+
+def _rope(q: Any, k: Any, cos: Any, sin: Any, unsqueeze_dim: int = 1) -> Any:
+    from liger_kernel.ops.rope import LigerRopeFunction
+
+    return LigerRopeFunction.apply(q, k, cos, sin, None, unsqueeze_dim)
+
+
+_rope.fused = True  # type: ignore[attr-defined]
+
+
 KERNELS: dict[str, Forward] = {"norms": _norm, "MLPs": _mlp}
 
 
@@ -93,7 +139,11 @@ def _same(module: Any, kind: str, model: "PreTrainedModel") -> bool:
     except Exception as error:
         logger.info("No fused kernel for %s: %s", type(module).__name__, error)
         return False
-    distance = float((own.float() - kernel.float()).norm() / own.float().norm())
-    if distance > TOLERANCE:
+    if _distance(own, kernel) > TOLERANCE:
         logger.info("No fused kernel for %s: it differs", type(module).__name__)
-    return distance <= TOLERANCE
+        return False
+    return True
+
+
+def _distance(expected: torch.Tensor, found: torch.Tensor) -> float:
+    return float((expected.float() - found.float()).norm() / expected.float().norm())
