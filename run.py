@@ -207,10 +207,14 @@ def start_pipeline(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.set)
     if options.dry_run:
         from orchestration.inputs import resolve_inputs
-        from orchestration.pipeline_run import plan
+        from orchestration.pipeline_run import FINETUNE, plan
+        from orchestration.training_plan import resolve_training
 
+        inputs = resolve_inputs(config)
+        if options.pipeline == FINETUNE:
+            config, _ = resolve_training(config, inputs.base)
         print(dump_config(config))
-        for step, what in plan(options.pipeline, config, resolve_inputs(config)):
+        for step, what in plan(options.pipeline, config, inputs):
             print(f"{step:<22} {what}")
         return 0
     if options.schedule:

@@ -396,7 +396,7 @@ def train_ours(
         "completion_only_loss": True,
     }
     if variant.get("compiled"):
-        training["use_liger_kernel"] = False
+        training["torch_compile"] = True
     with tempfile.TemporaryDirectory() as folder:
         plan = TrainingPlan(
             0,
@@ -413,9 +413,6 @@ def train_ours(
             model, processor, base, rows, rows.select(range(2)), plan, lambda *_: None
         )
         prepared = time.monotonic() - began
-        if variant.get("compiled"):
-            for layer in model.get_decoder().layers:
-                layer.compile(dynamic=True)
         calls = trainer.layout.pictures.calls
         quantization = {
             "load_in_4bit": True,
@@ -455,7 +452,7 @@ def train_ours(
     }
 
 
-def bare_loop(trainer: Any, epochs: int) -> tuple[float, float]:
+def bare_loop(trainer: Any, epochs: int, losses: list[float] | None = None) -> tuple[float, float]:
     """The same packs and model in a plain loop: everything on the card beforehand."""
     import torch
 
@@ -476,6 +473,7 @@ def bare_loop(trainer: Any, epochs: int) -> tuple[float, float]:
             began = time.monotonic()
             step = packs[at : at + accumulate]
             targets = sum(int((pack["labels"] != -100).sum()) for pack in step)
+            total = 0.0
             for pack in step:
                 batch = dict(pack)
                 features = batch.pop(FEATURES)
@@ -483,13 +481,17 @@ def bare_loop(trainer: Any, epochs: int) -> tuple[float, float]:
                 with pictures.given(given), torch.autocast(device, torch.bfloat16):
                     batch["pixel_values"] = pictures.placeholder()
                     output = model(**batch, use_cache=False, fused_lm_head=True)
-                (-output.log_probs.sum() / targets).backward()
+                loss = -output.log_probs.sum() / targets
+                loss.backward()
+                total = total + loss.detach()
             torch.nn.utils.clip_grad_norm_(weights, 0.3)
             optimizer.step()
             optimizer.zero_grad()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             times.append(time.monotonic() - began)
+            if losses is not None:
+                losses.append(float(total))
     return statistics.median(times[SKIPPED:]), memory()
 
 

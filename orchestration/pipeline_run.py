@@ -17,6 +17,7 @@ from orchestration.inputs import (
 )
 from orchestration.run_folder import PAGES, fill_run_folder, make_run_folder, write_failure
 from orchestration.stack import ActiveStack, use_stack
+from orchestration.training_plan import resolve_training
 from vlmtune.config.loading import dump_config
 from vlmtune.config.tree import FinetuneConfig
 from vlmtune.tracking.provenance import find_provenance
@@ -51,6 +52,8 @@ def run_pipeline(
     inputs = resolve_inputs(config)
     if name == FINETUNE:
         check_device(config)
+        config, training = resolve_training(config, inputs.base)
+        logger.info("Training: %s", training)
     stack = use_stack(stack_name)
     if stack.artifact_folder:
         check_disk(stack.artifact_folder, disk_needed(config, models=name == FINETUNE))
@@ -149,7 +152,10 @@ def _training_steps(config: FinetuneConfig, inputs: ResolvedInputs) -> list[tupl
     )
     return [
         ("load_quantized_model", f"{inputs.base.id} at {inputs.base.revision[:19]}"),
-        ("train_qlora", f"LoRA r={config.lora.get('r', 8)} on {config.model.device}"),
+        (
+            "train_qlora",
+            f"LoRA r={config.lora.get('r', 8)}; {resolve_training(config, inputs.base)[1]}",
+        ),
         ("evaluate_generations", f"at most {config.evaluation.max_rows} held-out rows"),
         ("merge_adapter", "into the bf16 base" if config.merge.enabled else "skipped"),
         ("push_to_hub", pushed),

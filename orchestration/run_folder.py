@@ -97,6 +97,7 @@ def _summary(run: Any, artifacts: dict[str, Any]) -> dict[str, Any]:
         "metrics": metrics,
         "mlflow_run_id": mlflow_run_of(run),
         "trained_in_mlflow_run": adapter.record.mlflow_run_id if adapter else None,
+        "training": adapter.record.describe() | adapter.record.layout if adapter else None,
         "base_model": base.model_dump() | {"revision": base.revision} if base else None,
         "adapter_hash": adapter.content_hash if adapter else None,
         "artifacts": {

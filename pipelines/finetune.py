@@ -45,6 +45,8 @@ def finetune(
         config.model,
         config.lora,
         config.training,
+        config.packing,
+        config.vision_cache.enabled,
     )
     evaluation, _ = evaluate_generations.with_options(**tracked)(
         catalog,

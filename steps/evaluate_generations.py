@@ -61,7 +61,7 @@ def evaluate_generations(
     facts = {
         "catalog": f"{catalog.source} ({len(catalog.rows)} rows)",
         "base model": f"{quantized_model.base.id} at {quantized_model.base.revision[:19]}",
-        "training": f"{adapter.record.train_rows} rows in {adapter.record.train_seconds:.0f} s",
+        **adapter.record.describe(),
     }
     page = render_report(
         report, picture_finder(catalog), run_name(), facts, adapter.record.log_history

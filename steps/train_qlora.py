@@ -9,6 +9,7 @@ from materializers.adapter import AdapterMaterializer
 from steps.context import begin_tracking, run_context, run_name
 from vlmtune.catalog.catalog import Catalog, hash_rows, iterate_batches
 from vlmtune.config.model import ModelConfig
+from vlmtune.config.training import PackingConfig, VisionCacheConfig
 from vlmtune.models.adapter import Adapter
 from vlmtune.models.quantized import QuantizedModel, pick_device
 from vlmtune.prompting import Examples, with_pictures
@@ -35,11 +36,15 @@ def train_qlora(
     model: ModelConfig,
     lora: dict[str, Any],
     training: dict[str, Any],
+    packing: PackingConfig,
+    cache_features: bool,
 ) -> Annotated[Adapter, "adapter"]:
     """Train, going on from the last checkpoint of an interrupted run of the very same training.
 
     Args:
         lora, training: options of peft.LoraConfig and trl.SFTConfig.
+        cache_features: whether picture features come from `vision_cache`. Its folder and size
+            are taken from the run: they do not change the adapter.
     """
     from vlmtune.training.checkpoints import training_fingerprint
     from vlmtune.training.trainer import TrainingPlan, train_adapter
@@ -53,11 +58,13 @@ def train_qlora(
             "base": quantized_model.base,
             "quantization": quantized_model.quantization,
             "model": model,
-            "options": (seed, lora, training),
+            "options": (seed, lora, training, packing, cache_features),
             "code": train_qlora_code(),
         }
     )
-    work_dir = run_context().work_dir
+    context = run_context()
+    work_dir = context.work_dir
+    cache = VisionCacheConfig.model_validate(context.config["vision_cache"])
     plan = TrainingPlan(
         seed=seed,
         lora=lora,
@@ -66,6 +73,10 @@ def train_qlora(
         folder=work_dir / "checkpoints" / fingerprint,
         tensorboard=work_dir / "tensorboard" / run_name(),
         run=run_name(),
+        packing=packing,
+        features=(cache.folder or work_dir / "vision_features") if cache_features else None,
+        features_gib=cache.max_gib,
+        quantization=quantized_model.quantization,
     )
     held_out = examples.held_out.select(range(min(HELD_OUT_LOSS_ROWS, len(examples.held_out))))
     base_model, processor = quantized_model.load(model)

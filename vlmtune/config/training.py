@@ -7,6 +7,8 @@ from pydantic import Field
 
 from vlmtune.config.section import Section
 
+CPU_PACK_TOKENS = 8_192
+
 
 class OutputConfig(Section):
     """Where things are written on the machine that runs the pipeline."""

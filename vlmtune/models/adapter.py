@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -45,6 +46,25 @@ class AdapterRecord(BaseModel):
     peak_memory_gib: float = 0.0
     resumed_from: int | None = None
     mlflow_run_id: str | None = None
+
+    def describe(self) -> dict[str, str]:
+        """How the training went, for people: label -> text."""
+        facts = {"training": f"{self.train_rows} rows in {self.train_seconds:.0f} s"}
+        if self.layout.get("packed"):
+            facts["layout"] = (
+                "{packs_per_step} packs a step, of {rows_per_pack} rows and at most "
+                "{largest_pack:,} tokens, without padding".format_map(self.layout)
+            )
+        elif self.layout:
+            facts["layout"] = "padded batches"
+        planned = self.layout.get("planned_memory")
+        predicted = f" ({planned['peak_gib']:.1f} predicted)" if planned else ""
+        facts["memory"] = f"{self.peak_memory_gib:.1f} GiB at the peak{predicted}"
+        if speeds := [log["tokens_per_second"] for log in self.log_history if "data_wait" in log]:
+            planned_speed = self.layout.get("planned_tokens_per_second")
+            predicted = f" ({planned_speed:,} predicted)" if planned_speed else ""
+            facts["speed"] = f"{statistics.median(speeds):,.0f} tokens/s{predicted}"
+        return facts
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def varlen_attention(
         )
     tokens = [part.squeeze(0).transpose(0, 1) for part in (query, key, value)]
     flash = _torch_varlen() if query.is_cuda and query.dtype in HALF else None
-    attend = _flash if flash else _sample_by_sample
+    attend: Any = _flash if flash else _sample_by_sample
     output = attend(*tokens, cu_seq_lens_q, max_length_q, causal, scaling, sliding_window)
     return output.unsqueeze(0), None
 

@@ -60,9 +60,9 @@ class PictureEncoder:
 
     def __init__(self, model: "PreTrainedModel") -> None:
         self.inner: Any = model.base_model
-        self._own = getattr(self.inner, "get_image_features", None)
-        if self._own is None:
+        if not hasattr(self.inner, "get_image_features"):
             raise TypeError(f"{type(self.inner).__name__} has no get_image_features")
+        self._own: Any = self.inner.get_image_features
         self.frozen = not trainable_outside_language_model(model)
         self.calls = 0  # how often the vision tower ran
         self._given: list[PictureFeatures] | PictureInputs | None = None

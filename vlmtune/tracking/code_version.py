@@ -20,6 +20,7 @@ RESULT_SHAPING = {
     "transformers": ["transformers", "bitsandbytes", "accelerate", "tokenizers", "torchvision"],
     "peft": ["peft"],
     "trl": ["trl"],
+    "liger_kernel": ["liger-kernel"],
     "datasets": ["datasets"],
     "PIL": ["pillow"],
     "qwen_vl_utils": ["qwen-vl-utils"],

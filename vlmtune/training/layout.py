@@ -11,8 +11,18 @@ from vlmtune.encoding import CatalogCollator, encode_row
 from vlmtune.errors import UserError
 from vlmtune.models.attention import use_packed_attention
 from vlmtune.models.base_model import BaseModelRef
+from vlmtune.models.kernels import has_liger
 from vlmtune.models.vision import PictureEncoder
 from vlmtune.training.feature_cache import FeatureCache, encoder_key
+from vlmtune.training.memory_plan import (
+    ModelShape,
+    card_memory,
+    matrix_ceiling,
+    pick,
+    plan_memory,
+    shape_of,
+    tokens_per_second,
+)
 from vlmtune.training.packable import why_not_packable
 from vlmtune.training.packing import PackCollator, Positions, position_counter
 from vlmtune.training.packs import PackSampler, fewest_packs, rows_that_fit
@@ -66,68 +76,99 @@ class Layout:
             self.pictures.remove()
 
 
-def lay_out(
-    model: "PreTrainedModel",
-    processor: "ProcessorMixin",
-    collator: CatalogCollator,
-    base: BaseModelRef,
-    train: "Dataset",
-    held_out: "Dataset",
-    plan: "TrainingPlan",
-) -> Layout:
+@dataclass(frozen=True)
+class Ingredients:
+    """What a layout is made of.
+
+    Attributes:
+        model: without PEFT's wrapper, its adapter in place.
+        train, held_out: rows with `prompt`, `completion` and `images`.
+    """
+
+    model: "PreTrainedModel"
+    processor: "ProcessorMixin"
+    collator: CatalogCollator
+    base: BaseModelRef
+    train: "Dataset"
+    held_out: "Dataset"
+    plan: "TrainingPlan"
+
+
+def lay_out(given: Ingredients) -> Layout:
     """Packs if the config wants them and the model can take them, else padded batches.
 
-    Args:
-        model: without PEFT's wrapper, its adapter in place.
+    Raises:
+        UserError: a row is larger than a pack may be.
     """
-    limit, checkpointing = _memory(model, plan)
-    options = {"gradient_checkpointing": checkpointing, "dataloader_num_workers": _workers(plan)}
-    reason = "packing.packed is false"
-    if plan.packing.packed:
-        try:
-            pictures = PictureEncoder(model)
-        except TypeError as error:
-            reason = str(error)
-        else:
-            before = model.config._attn_implementation
-            attention = use_packed_attention(model)
-            positions = position_counter(pictures.inner)
-            rows = [encode_row(collator, train[place % len(train)]) for place in range(2)]
-            reason = why_not_packable(model, pictures, positions, rows) or ""
-            if not reason:
-                logger.info("Attention: %s", attention)
-                return _packed(
-                    model,
-                    processor,
-                    collator,
-                    base,
-                    train,
-                    held_out,
-                    plan,
-                    pictures,
-                    positions,
-                    limit,
-                    options,
-                )
-            pictures.remove()
-            model.config._attn_implementation = before
-    logger.info("Training in padded batches: %s", reason)
-    return _padded(train, held_out, collator, options)
-
-
-def _memory(model: "PreTrainedModel", plan: "TrainingPlan") -> tuple[int, Any]:
-    """Tokens in a pack and checkpointing, worked out for this card where they are `auto`."""
-    from vlmtune.training.memory_plan import card_memory, pick, shape_of
-
+    plan = given.plan
+    shape = _shape(given.model, plan)
     wanted = (plan.packing.max_tokens, plan.training.get("gradient_checkpointing", True))
-    if "auto" not in wanted:
-        return wanted
-    shape = None
-    if plan.device == "cuda":
-        from vlmtune.training.trainer import fused_kernels
+    limit, checkpointing = pick(shape, card_memory(plan.device), *wanted)
+    options = {"gradient_checkpointing": checkpointing, "dataloader_num_workers": _workers(plan)}
+    before = given.model.config._attn_implementation
+    try:
+        pictures, positions = _require_packable(given)
+    except Unpackable as reason:
+        given.model.config._attn_implementation = before
+        logger.info("Training in padded batches: %s", reason)
+        return _padded(given, options)
+    layout = _packed(given, pictures, positions, limit, options)
+    if shape:
+        layout.facts |= _predict(shape, layout)
+    logger.info("Packed: %s", in_words(layout))
+    return layout
 
-        shape = shape_of(model.config, plan.quantization, plan.lora, fused_kernels(plan))
-    return pick(shape, card_memory(plan.device), *wanted)
+
+class Unpackable(Exception):
+    """Why rows are not packed."""
+
+
+def _require_packable(given: Ingredients) -> tuple[PictureEncoder, Positions]:
+    """Prepare the model for packs and try it on two rows."""
+    if not given.plan.packing.packed:
+        raise Unpackable("packing.packed is false")
+    try:
+        pictures = PictureEncoder(given.model)
+    except TypeError as error:
+        raise Unpackable(str(error)) from error
+    logger.info("Attention: %s", use_packed_attention(given.model))
+    positions = position_counter(pictures.inner)
+    rows = [encode_row(given.collator, given.train[at % len(given.train)]) for at in range(2)]
+    if reason := why_not_packable(given.model, pictures, positions, rows):
+        pictures.remove()
+        raise Unpackable(reason)
+    return pictures, positions
+
+
+def in_words(layout: Layout) -> str:
+    """The layout of packs for the log."""
+    planned = layout.facts.get("planned_memory")
+    memory = f"; {planned['peak_gib']:.1f} GiB at the peak, as planned" if planned else ""
+    return (
+        "{packs_per_step} packs a step, of {rows_per_pack} rows and at most {largest_pack:,} "
+        "tokens (limit {max_tokens:,}); {features}".format_map(layout.facts)
+        + memory
+    )
+
+
+def _shape(model: "PreTrainedModel", plan: "TrainingPlan") -> ModelShape | None:
+    """What the memory plan needs to know of the model; None on a CPU, which is not planned."""
+    if plan.device != "cuda":
+        return None
+    kernels = has_liger() and plan.training.get("use_liger_kernel", True)
+    return shape_of(model.config, plan.quantization, plan.lora, kernels)
+
+
+def _predict(shape: ModelShape, layout: Layout) -> dict[str, Any]:
+    """Peak memory and speed to expect, kept beside what is measured."""
+    planned = plan_memory(
+        shape, layout.largest_pack, layout.checkpointing, cached=layout.features_cached
+    )
+    speed = tokens_per_second(shape, layout.checkpointing, matrix_ceiling())
+    return {
+        "planned_memory": planned.model_dump(),
+        "planned_tokens_per_second": round(speed),
+    }
 
 
 def _workers(plan: "TrainingPlan") -> int:
@@ -137,17 +178,15 @@ def _workers(plan: "TrainingPlan") -> int:
     return min(MOST_WORKERS, (os.cpu_count() or 1) - 1) if plan.device == "cuda" else 0
 
 
-def _padded(
-    train: "Dataset", held_out: "Dataset", collator: CatalogCollator, options: dict[str, Any]
-) -> Layout:
+def _padded(given: Ingredients, options: dict[str, Any]) -> Layout:
     """Padded batches, rows of like length together where their lengths are known."""
-    grouped = {}
-    if LENGTH in train.column_names and any(train.with_format(None)[LENGTH]):
+    rows, grouped = given.train, {}
+    if LENGTH in rows.column_names and any(rows.with_format(None)[LENGTH]):
         grouped = {"train_sampling_strategy": "group_by_length", "length_column_name": LENGTH}
     return Layout(
-        train,
-        held_out,
-        collator,
+        rows,
+        given.held_out,
+        given.collator,
         {**options, **grouped},
         checkpointing=bool(options["gradient_checkpointing"]),
         facts={"packed": False, "grouped_by_length": bool(grouped)},
@@ -155,75 +194,55 @@ def _padded(
 
 
 def _packed(
-    model: "PreTrainedModel",
-    processor: "ProcessorMixin",
-    collator: CatalogCollator,
-    base: BaseModelRef,
-    train: "Dataset",
-    held_out: "Dataset",
-    plan: "TrainingPlan",
+    given: Ingredients,
     pictures: PictureEncoder,
     positions: Positions,
     limit: int,
     options: dict[str, Any],
 ) -> Layout:
     """Prepare all rows, and decide how many packs a step takes."""
-    cache = _feature_cache(model, processor, base, plan, pictures)
-    encoder = RowEncoder(collator, positions, cache)
-    sources = {TRAIN: train, HELD_OUT: held_out}
+    plan = given.plan
+    cache = _feature_cache(given, pictures)
+    encoder = RowEncoder(given.collator, positions, cache)
+    sources = {TRAIN: given.train, HELD_OUT: given.held_out}
     workers = options["dataloader_num_workers"]
-    prepared = {
-        side: _prepare(rows, side, encoder, pictures, plan.folder / f"{side}.arrow", workers)
+    train, held_out = (
+        _prepare(rows, side, encoder, pictures, plan.folder / f"{side}.arrow", workers)
         for side, rows in sources.items()
-    }
+    )
     if cache and cache.refused:
         logger.warning(
             "The features of %d pictures do not fit: they are computed again in every epoch. "
             "Raise vision_cache.max_gib above %.0f, if the disk has room.",
             *(cache.refused, plan.features_gib),
         )
-    tokens = _lengths(prepared[TRAIN])
-    rows_per_step = _rows_per_step(plan)
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    epochs = _epochs(plan, len(tokens), rows_per_step * ranks)
-    try:
-        packs = fewest_packs(tokens, rows_per_step, limit, ranks, plan.seed, epochs)
-    except ValueError as error:
-        raise UserError(
-            f"{error}: row {train[tokens.index(max(tokens))].get('row_id', '')}.",
-            "Set a larger packing.max_tokens, training.gradient_checkpointing=true, or a smaller "
-            "model.max_pixels or data.max_tokens.",
-        ) from error
-    rows_per_pack = rows_per_step // packs
-    sampler = PackSampler(tokens, rows_per_pack, packs * ranks, plan.seed)
+    tokens = _lengths(train)
+    sampler, epochs = _choose_packs(given, tokens, limit)
     largest = sampler.largest_pack(epochs)
-    held_out_rows = plan.training.get("per_device_eval_batch_size", rows_per_pack)
-    logger.info(
-        "Packed: %d rows a step in %d pack%s of %d, at most %d tokens (limit %d); %s",
-        *(rows_per_step * ranks, packs * ranks, "s" * (packs * ranks > 1), rows_per_pack),
-        *(largest, limit, _features_in_words(cache, pictures)),
-    )
+    ranks = _ranks()
+    packs = sampler.rows_per_step // sampler.rows_per_pack // ranks
+    held_out_rows = plan.training.get("per_device_eval_batch_size", sampler.rows_per_pack)
     return Layout(
-        prepared[TRAIN],
-        prepared[HELD_OUT],
-        PackCollator(collator, sources, cache),
+        train,
+        held_out,
+        PackCollator(given.collator, sources, cache),
         {
             **options,
-            "per_device_train_batch_size": rows_per_pack,
+            "per_device_train_batch_size": sampler.rows_per_pack,
             "gradient_accumulation_steps": packs,
             "per_device_eval_batch_size": rows_that_fit(
-                _lengths(prepared[HELD_OUT]), max(largest, max(tokens)), held_out_rows
+                _lengths(held_out), max(largest, *tokens), held_out_rows
             ),
         },
         tokens=tokens,
         pictures=pictures,
         limit=limit,
         largest_pack=largest,
-        features_cached=cache is not None and not cache.refused,
         checkpointing=bool(options["gradient_checkpointing"]),
+        features_cached=cache is not None and not cache.refused,
         facts={
             "packed": True,
-            "rows_per_pack": rows_per_pack,
+            "rows_per_pack": sampler.rows_per_pack,
             "packs_per_step": packs * ranks,
             "max_tokens": limit,
             "largest_pack": largest,
@@ -231,6 +250,28 @@ def _packed(
             "features": _features_in_words(cache, pictures),
         },
     )
+
+
+def _choose_packs(given: Ingredients, tokens: list[int], limit: int) -> tuple[PackSampler, int]:
+    """The packs of all epochs, as few a step as the limit allows; and how many epochs."""
+    plan, ranks = given.plan, _ranks()
+    rows_per_step = _rows_per_step(plan)
+    epochs = _epochs(plan, len(tokens), rows_per_step * ranks)
+    try:
+        packs = fewest_packs(tokens, rows_per_step, limit, ranks, plan.seed, epochs)
+    except ValueError as error:
+        longest = given.train[tokens.index(max(tokens))]
+        raise UserError(
+            f"{error}: row {longest.get('row_id', tokens.index(max(tokens)))}.",
+            "Set a larger packing.max_tokens, training.gradient_checkpointing=true, or a smaller "
+            "model.max_pixels or data.max_tokens.",
+        ) from error
+    return PackSampler(tokens, rows_per_step // packs, packs * ranks, plan.seed), epochs
+
+
+def _ranks() -> int:
+    """Processes that train together, as torchrun tells them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _prepare(
@@ -252,23 +293,18 @@ def _prepare(
     return Dataset.from_file(str(path))
 
 
-def _feature_cache(
-    model: "PreTrainedModel",
-    processor: "ProcessorMixin",
-    base: BaseModelRef,
-    plan: "TrainingPlan",
-    pictures: PictureEncoder,
-) -> FeatureCache | None:
+def _feature_cache(given: Ingredients, pictures: PictureEncoder) -> FeatureCache | None:
     """The cache for this model's features; None if training changes them, or it is switched off."""
+    plan = given.plan
     if not pictures.frozen or plan.features is None:
         return None
     import torch
     import transformers
 
     parts = {
-        "model": base.revision,
-        "processor": processor.image_processor.to_json_string(),
-        "dtype": model.dtype,
+        "model": given.base.revision,
+        "processor": given.processor.image_processor.to_json_string(),
+        "dtype": given.model.dtype,
         "device": plan.device,
         "versions": (torch.__version__, transformers.__version__),
     }

@@ -8,6 +8,8 @@ matrices. docs/benchmarks.md holds the figures against measured peaks.
 import copy
 import logging
 import math
+import statistics
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from transformers import AutoModelForImageTextToText
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from vlmtune.config.training import CPU_PACK_TOKENS
 from vlmtune.models.attention import shares_keys
 
 logger = logging.getLogger(__name__)
@@ -30,7 +33,7 @@ TRAINED = 4 + 4 + 8 + HALF  # bytes of a trained weight: itself, gradient, AdamW
 USABLE = 0.9  # share of the card that a plan fills
 LARGEST_PACK = 16_384  # larger packs train hardly faster
 ENOUGH_TOKENS = 4_096  # packs of so many tokens are fast enough to do without checkpointing
-CPU_PACK = 8_192
+USEFUL = {True: 0.45, False: 0.6}  # measured share of the card's matrix products, by checkpointing
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ def pick(
         Tokens in a pack, and whether to checkpoint.
     """
     if shape is None or total is None:
-        tokens = CPU_PACK if max_tokens == "auto" else max_tokens
+        tokens = CPU_PACK_TOKENS if max_tokens == "auto" else max_tokens
         return tokens, False if checkpointing == "auto" else checkpointing
     if checkpointing == "auto":
         enough = ENOUGH_TOKENS if max_tokens == "auto" else max_tokens
@@ -198,6 +201,31 @@ def pick(
     if max_tokens == "auto":
         max_tokens = largest_pack(shape, total, bool(checkpointing))
     return max_tokens, checkpointing
+
+
+def tokens_per_second(shape: ModelShape, checkpointing: bool, ceiling: float) -> float:
+    """Predicted speed of packed training.
+
+    A token takes 4 FLOPs a weight: 2 forward, 2 for the gradient of its activations. What
+    recomputing costs is in the measured share, see docs/benchmarks.md.
+
+    Args:
+        ceiling: TFLOP/s of a large bf16 matrix product on this card.
+    """
+    return USEFUL[checkpointing] * ceiling * 1e12 / (4 * shape.multiplied)
+
+
+def matrix_ceiling(size: int = 8_192, times: int = 10) -> float:
+    """TFLOP/s of a bf16 matrix product on this card, the median of some."""
+    one, other = (torch.randn(size, size, device="cuda").bfloat16() for _ in range(2))
+    seconds = []
+    for _ in range(times + 3):
+        torch.cuda.synchronize()
+        began = time.monotonic()
+        one @ other
+        torch.cuda.synchronize()
+        seconds.append(time.monotonic() - began)
+    return 2 * size**3 / statistics.median(seconds[3:]) / 1e12
 
 
 def card_memory(device: str) -> int | None:

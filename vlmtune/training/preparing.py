@@ -119,7 +119,7 @@ class _FeatureWriter:
         # On a CPU one row at a time: then a picture's features never depend on its neighbours,
         # and runs that find other pictures in the cache still agree bit for bit.
         self.limit = PATCHES_AT_ONCE if pictures.device.type == "cuda" else 1
-        self.stored: list[Future[None]] = []
+        self.stored: list[Future[bool]] = []
 
     def __enter__(self) -> "_FeatureWriter":
         self.pool = ThreadPoolExecutor(WRITERS)
@@ -127,8 +127,10 @@ class _FeatureWriter:
 
     def add(self, keys: list[str], inputs: dict[str, torch.Tensor]) -> None:
         """Take the pictures of a row; nothing to do for those that are known."""
-        if self.cache is None or not inputs:
-            for key in keys if self.cache else []:
+        if self.cache is None:
+            return
+        if not inputs:
+            for key in keys:
                 self.cache.touch(key)
             return
         self.waiting.append((keys, inputs))

@@ -25,7 +25,7 @@ from vlmtune.models.kernels import has_liger, use_fused_kernels
 from vlmtune.models.vision import PICTURE_INPUT
 from vlmtune.training.callbacks import BarOnly, LogLines, MarkComplete, MetricsLogger, ReportMetrics
 from vlmtune.training.checkpoints import last_complete_checkpoint, locked, mark_finished
-from vlmtune.training.layout import Layout, lay_out
+from vlmtune.training.layout import Ingredients, Layout, lay_out
 from vlmtune.training.packing import FEATURES, PICTURES, one_by_one
 from vlmtune.training.packs import PackSampler
 
@@ -97,6 +97,8 @@ def train_adapter(
         if checkpoint:
             logger.info("Resuming the training that was interrupted after %s", checkpoint.name)
         prepared = time.monotonic()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except torch.OutOfMemoryError as error:
@@ -130,13 +132,15 @@ def build_trainer(
 ) -> "CatalogTrainer":
     """The SFTTrainer with its adapter initialised from the seed, in fp32, and its rows laid out."""
     set_seed(plan.seed)
-    if fused_kernels(plan):
+    if plan.training.get("torch_compile"):
+        _compile_layers(model)
+    elif fused_kernels(plan):
         logger.info("Fused kernels: %s", use_fused_kernels(model))
     adapted = get_peft_model(model, LoraConfig(**plan.lora))
     collator = CatalogCollator(
         processor=processor, completion_only_loss=plan.training.get("completion_only_loss", True)
     )
-    layout = lay_out(model, processor, collator, base, train, held_out, plan)
+    layout = lay_out(Ingredients(model, processor, collator, base, train, held_out, plan))
     arguments = sft_config(plan, layout)
     trainer = CatalogTrainer(
         model=adapted,
@@ -158,6 +162,13 @@ def fused_kernels(plan: TrainingPlan) -> bool:
     return plan.device == "cuda" and plan.training.get("use_liger_kernel", True) and has_liger()
 
 
+def _compile_layers(model: "PreTrainedModel") -> None:
+    """`training.torch_compile`: each decoder layer by itself, so that packs of any size run on
+    the same compiled code; the model as a whole would be compiled again and again."""
+    for layer in model.get_decoder().layers:
+        layer.compile(dynamic=True)
+
+
 def sft_config(plan: TrainingPlan, layout: Layout) -> SFTConfig:
     """TRL's options from the config, and those that vlmtune decides."""
     if plan.tensorboard:
@@ -172,6 +183,7 @@ def sft_config(plan: TrainingPlan, layout: Layout) -> SFTConfig:
         "output_dir": str(plan.folder),
         "seed": plan.seed,
         "use_cpu": not on_gpu,
+        "torch_compile": False,  # the decoder's layers are compiled already
         "use_liger_kernel": False,  # the same kernels are in place already, see models/kernels.py
         "report_to": ["tensorboard"] if plan.tensorboard else [],
         "remove_unused_columns": False,  # the collator takes what it needs
