@@ -8,8 +8,8 @@ Rows are JPEG files of 224 to 644 pixels a side and texts of many lengths, read 
 own catalog code; weights are random (speed does not depend on them), in NF4 with double
 quantisation; LoRA r=8 on q_proj and v_proj; 32 rows an optimizer step in every variant.
 
-Variants run one after the other in processes of their own (Liger's kernels cannot be taken out
-again), several rounds in turn. A step's time is the median over steps after the first ones;
+Variants run in turn, in processes by kind (Liger's kernels and fp8 weights cannot be taken out
+again), in several rounds. A step's time is the median over steps after the first ones;
 useful FLOPs are 4 x (decoder weights) x tokens: forward and gradients of activations, neither
 recomputation nor padding, vision tower or head.
 """
@@ -57,6 +57,7 @@ def variants() -> dict[str, dict[str, Any]]:
             found[f"ours-{mode}-{limit}"] = ours
             found[f"bare-{mode}-{limit}"] = {**ours, "bare": True}
             found[f"compiled-{mode}-{limit}"] = {**ours, "compiled": True}
+            found[f"fp8-{mode}-{limit}"] = {**ours, "compiled": True, "fp8": True}
     return found
 
 
@@ -80,17 +81,17 @@ def main() -> None:
         measure_all(options)
         return
     names = [name for name in variants() if name.startswith(tuple(options.only))]
-    plain = [name for name in names if not uses_liger(variants()[name])]
+    kinds = [[], [name for name in names if uses_liger(variants()[name])]]
+    kinds[0] = [n for n in names if n not in kinds[1] and not variants()[n].get("fp8")]
+    kinds += [[name] for name in names if variants()[name].get("fp8")]
     with tempfile.TemporaryDirectory() as folder:
         make_catalog(Path(folder), options.rows)
         start = time.monotonic()
-        for _ in range(options.rounds):
-            for group in (plain, [name for name in names if name not in plain]):
-                left = options.seconds - (time.monotonic() - start)
-                if group and left > 0:
-                    flags = ["--run", *group, "--catalog", folder, "--seconds", str(left)]
-                    kept = [arg for arg in sys.argv[1:] if arg != "--rounds"]
-                    subprocess.run([sys.executable, __file__, *kept, *flags], check=False)
+        for group in kinds * options.rounds:
+            left = options.seconds - (time.monotonic() - start)
+            if group and left > 0:
+                flags = ["--run", *group, "--catalog", folder, "--seconds", str(left)]
+                subprocess.run([sys.executable, __file__, *sys.argv[1:], *flags], check=False)
     print_table(options.results)
 
 
@@ -241,6 +242,11 @@ LORA = {
     "target_modules": ["q_proj", "v_proj"],
     "task_type": "CAUSAL_LM",
 }
+QUANTIZATION = {
+    "load_in_4bit": True,
+    "bnb_4bit_use_double_quant": True,
+    "llm_int8_skip_modules": ["model.visual", "lm_head"],
+}
 TRAINING = {
     "optim": "adamw_torch_fused",
     "learning_rate": 2e-4,
@@ -382,7 +388,6 @@ def train_ours(
 
     from vlmtune.config.training import PackingConfig
     from vlmtune.models.base_model import BaseModelRef
-    from vlmtune.training.memory_plan import plan_memory, shape_of
     from vlmtune.training.trainer import TrainingPlan, build_trainer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -406,6 +411,8 @@ def train_ours(
             Path(folder) / "run",
             packing=PackingConfig(max_tokens=variant["packs"]),
             features=Path(folder) / "features",
+            quantization=QUANTIZATION,
+            fp8=variant.get("fp8", False),
         )
         began = time.monotonic()
         base = BaseModelRef(id="random", content_hash="0" * 64)
@@ -414,12 +421,6 @@ def train_ours(
         )
         prepared = time.monotonic() - began
         calls = trainer.layout.pictures.calls
-        quantization = {
-            "load_in_4bit": True,
-            "bnb_4bit_use_double_quant": True,
-            "llm_int8_skip_modules": ["model.visual", "lm_head"],
-        }
-        liger = uses_liger(variant)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
@@ -434,15 +435,14 @@ def train_ours(
             logs = [log for log in trainer.state.log_history if "data_wait" in log]
             waited = statistics.mean(log["data_wait"] for log in logs[SKIPPED:])
             loss = trainer.state.log_history[0].get("loss")
-        shape = shape_of(model.config, quantization, LORA, liger)
-        planned = plan_memory(shape, trainer.layout.largest_pack, variant["checkpointing"])
+        planned = trainer.layout.facts.get("planned_memory", {})
         trainer.layout.close()
         whole = time.monotonic() - began
     return {
         "samples_per_second": round(ROWS_PER_STEP / seconds, 2),
         "tokens_per_second": round(ROWS_PER_STEP * mean_tokens(rows) / seconds),
         "peak_gib": peak,
-        "planned_gib": planned.peak_gib,
+        "planned_gib": planned.get("peak_gib"),
         "largest_pack": trainer.layout.largest_pack,
         "data_wait": round(waited, 4),
         "tower_calls_in_training": trainer.layout.pictures.calls - calls,
@@ -465,6 +465,7 @@ def bare_loop(trainer: Any, epochs: int, losses: list[float] | None = None) -> t
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=2e-4, fused=torch.cuda.is_available())
     packs = list(trainer.get_train_dataloader())
+    pictures.rest()
     accumulate = trainer.args.gradient_accumulation_steps
     device = weights[0].device.type
     times: list[float] = []
@@ -571,7 +572,9 @@ def print_table(results: Path) -> None:
         keys = ("samples_per_second", "tokens_per_second", "peak_gib", "planned_gib")
         keys += ("useful_tflops", "share", "data_wait")
         cells = [
-            f"{statistics.median(line[key] for line in rounds):g}" if key in rounds[0] else ""
+            f"{statistics.median(line[key] for line in rounds):g}"
+            if rounds[0].get(key) is not None
+            else ""
             for key in keys
         ]
         print(f"| {name} | " + " | ".join(cells) + " |")

@@ -22,8 +22,11 @@ def resolve_training(config: FinetuneConfig, base: BaseModelRef) -> tuple[Finetu
     from vlmtune.models.kernels import has_liger
     from vlmtune.training import memory_plan
 
+    fp8 = config.compute.frozen_weights == "fp8"
+    compiled = config.training.get("torch_compile", fp8)
+    kernels = compiled or (has_liger() and config.training.get("use_liger_kernel", True))
     shape = memory_plan.shape_of(
-        _model_config(config, base), config.quantization, config.lora, has_liger()
+        _model_config(config, base), config.quantization, config.lora, kernels, fp8
     )
     tokens, checkpointing = memory_plan.pick(shape, card.total_memory, *_wanted(config))
     plan = memory_plan.plan_memory(

@@ -46,6 +46,7 @@ def finetune(
         config.lora,
         config.training,
         config.packing,
+        config.compute,
         config.vision_cache.enabled,
     )
     evaluation, _ = evaluate_generations.with_options(**tracked)(

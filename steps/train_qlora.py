@@ -9,7 +9,7 @@ from materializers.adapter import AdapterMaterializer
 from steps.context import begin_tracking, run_context, run_name
 from vlmtune.catalog.catalog import Catalog, hash_rows, iterate_batches
 from vlmtune.config.model import ModelConfig
-from vlmtune.config.training import PackingConfig, VisionCacheConfig
+from vlmtune.config.training import ComputeConfig, PackingConfig, VisionCacheConfig
 from vlmtune.models.adapter import Adapter
 from vlmtune.models.quantized import QuantizedModel, pick_device
 from vlmtune.prompting import Examples, with_pictures
@@ -37,6 +37,7 @@ def train_qlora(
     lora: dict[str, Any],
     training: dict[str, Any],
     packing: PackingConfig,
+    compute: ComputeConfig,
     cache_features: bool,
 ) -> Annotated[Adapter, "adapter"]:
     """Train, going on from the last checkpoint of an interrupted run of the very same training.
@@ -58,7 +59,7 @@ def train_qlora(
             "base": quantized_model.base,
             "quantization": quantized_model.quantization,
             "model": model,
-            "options": (seed, lora, training, packing, cache_features),
+            "options": (seed, lora, training, packing, compute, cache_features),
             "code": train_qlora_code(),
         }
     )
@@ -77,6 +78,7 @@ def train_qlora(
         features=(cache.folder or work_dir / "vision_features") if cache_features else None,
         features_gib=cache.max_gib,
         quantization=quantized_model.quantization,
+        fp8=compute.frozen_weights == "fp8",
     )
     held_out = examples.held_out.select(range(min(HELD_OUT_LOSS_ROWS, len(examples.held_out))))
     base_model, processor = quantized_model.load(model)

@@ -34,6 +34,16 @@ class PackingConfig(Section):
     )
 
 
+class ComputeConfig(Section):
+    """How the frozen weights are multiplied while training."""
+
+    frozen_weights: Literal["nf4", "fp8"] = Field(
+        "nf4",
+        description="fp8: unpacked once and rounded to 8 bits, on Hopper and later; twice the "
+        "memory for the weights and about half as fast again, with layers compiled",
+    )
+
+
 class VisionCacheConfig(Section):
     """Picture features kept on disk, where training does not change the vision tower."""
 

@@ -15,7 +15,12 @@ from vlmtune.config.forwarded import (
 from vlmtune.config.model import ModelConfig
 from vlmtune.config.publishing import HubConfig, MergeConfig, TrackingConfig
 from vlmtune.config.section import Section
-from vlmtune.config.training import OutputConfig, PackingConfig, VisionCacheConfig
+from vlmtune.config.training import (
+    ComputeConfig,
+    OutputConfig,
+    PackingConfig,
+    VisionCacheConfig,
+)
 
 
 class FinetuneConfig(Section):
@@ -31,6 +36,7 @@ class FinetuneConfig(Section):
     lora: LoraOptions = Field(description="peft.LoraConfig")
     training: SFTOptions = Field(description="trl.SFTConfig")
     packing: PackingConfig = PackingConfig()
+    compute: ComputeConfig = ComputeConfig()
     vision_cache: VisionCacheConfig = VisionCacheConfig()
     generation: GenerationOptions = Field(
         {"max_new_tokens": 256, "do_sample": False}, description="transformers.GenerationConfig"

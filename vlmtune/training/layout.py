@@ -155,8 +155,9 @@ def _shape(model: "PreTrainedModel", plan: "TrainingPlan") -> ModelShape | None:
     """What the memory plan needs to know of the model; None on a CPU, which is not planned."""
     if plan.device != "cuda":
         return None
-    kernels = has_liger() and plan.training.get("use_liger_kernel", True)
-    return shape_of(model.config, plan.quantization, plan.lora, kernels)
+    compiled = plan.training.get("torch_compile", plan.fp8)
+    kernels = compiled or (has_liger() and plan.training.get("use_liger_kernel", True))
+    return shape_of(model.config, plan.quantization, plan.lora, kernels, plan.fp8)
 
 
 def _predict(shape: ModelShape, layout: Layout) -> dict[str, Any]:

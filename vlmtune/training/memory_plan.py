@@ -79,14 +79,19 @@ class MemoryPlan(BaseModel):
 
 
 def shape_of(
-    config: Any, quantization: dict[str, Any], lora: dict[str, Any], kernels: bool
+    config: Any,
+    quantization: dict[str, Any],
+    lora: dict[str, Any],
+    kernels: bool,
+    fp8: bool = False,
 ) -> ModelShape:
     """Shapes of a model with its adapter, without loading a weight.
 
     Args:
         config: transformers' config of the model.
         quantization, lora: options of BitsAndBytesConfig and LoraConfig.
-        kernels: whether Liger's kernels replace norms and MLP activations.
+        kernels: whether norms and MLP activations are fused, by Liger's kernels or compiled.
+        fp8: whether the frozen weights are held in fp8 while training.
     """
     options = LoraConfig(**lora)
     config = copy.deepcopy(config)
@@ -101,7 +106,7 @@ def shape_of(
         if quantization.get("load_in_4bit") and should_convert_module(name, skipped)
     }
     adapted = {n: m for n, m in linears.items() if check_target_module_exists(options, n)}
-    scale = NF4 if quantization.get("bnb_4bit_use_double_quant") else NF4_SINGLE
+    scale = 1.0 if fp8 else NF4 if quantization.get("bnb_4bit_use_double_quant") else NF4_SINGLE
     numel = sum(weight.numel() for weight in model.parameters())
     decoder = model.get_decoder()
     inner = {id(module) for module in decoder.modules()}
@@ -113,7 +118,7 @@ def shape_of(
     return ModelShape(
         tower=tower * HALF,
         weights=int((numel - sum(quantized.values())) * HALF + sum(quantized.values()) * scale),
-        largest_weight=max(quantized.values(), default=0) * HALF,
+        largest_weight=max(quantized.values(), default=0) * (1 if fp8 else HALF),
         adapter=sum(options.r * (m.in_features + m.out_features) for m in adapted.values()),
         layers=len(decoder.layers),
         saved=_saved_in_layer(

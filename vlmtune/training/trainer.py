@@ -21,6 +21,7 @@ from vlmtune.encoding import CatalogCollator
 from vlmtune.errors import UserError
 from vlmtune.models.adapter import Adapter, AdapterRecord, save_adapter
 from vlmtune.models.base_model import BaseModelRef
+from vlmtune.models.fp8 import has_fp8, hold_weights_in_fp8
 from vlmtune.models.kernels import has_liger, use_fused_kernels
 from vlmtune.models.vision import PICTURE_INPUT
 from vlmtune.training.callbacks import BarOnly, LogLines, MarkComplete, MetricsLogger, ReportMetrics
@@ -53,6 +54,7 @@ class TrainingPlan:
         packing: how rows are laid out.
         features: folder of cached picture features; None to compute them every time.
         features_gib: how much of the disk they may take.
+        fp8: hold the frozen weights in fp8 while training. The model is used up by it.
     """
 
     seed: int
@@ -66,6 +68,7 @@ class TrainingPlan:
     features: Path | None = None
     features_gib: float = 50.0
     quantization: dict[str, Any] = field(default_factory=dict)
+    fp8: bool = False
 
 
 def train_adapter(
@@ -132,11 +135,14 @@ def build_trainer(
 ) -> "CatalogTrainer":
     """The SFTTrainer with its adapter initialised from the seed, in fp32, and its rows laid out."""
     set_seed(plan.seed)
-    if plan.training.get("torch_compile"):
+    if compiles(plan):
         _compile_layers(model)
     elif fused_kernels(plan):
         logger.info("Fused kernels: %s", use_fused_kernels(model))
     adapted = get_peft_model(model, LoraConfig(**plan.lora))
+    if plan.fp8:
+        _require_fp8(model)
+        logger.info("Frozen weights in fp8: %d layers", hold_weights_in_fp8(model))
     collator = CatalogCollator(
         processor=processor, completion_only_loss=plan.training.get("completion_only_loss", True)
     )
@@ -160,6 +166,17 @@ def build_trainer(
 def fused_kernels(plan: TrainingPlan) -> bool:
     """Whether to use Liger's kernels: on a GPU if they are there, unless the config says no."""
     return plan.device == "cuda" and plan.training.get("use_liger_kernel", True) and has_liger()
+
+
+def compiles(plan: TrainingPlan) -> bool:
+    """Whether the decoder's layers are compiled: fp8 without it is slower than bf16."""
+    default = plan.fp8 and plan.device == "cuda"
+    return bool(plan.training.get("torch_compile", default))
+
+
+def _require_fp8(model: "PreTrainedModel") -> None:
+    if not has_fp8(model.device):
+        raise UserError("this GPU cannot multiply fp8 numbers.", "Set compute.frozen_weights: nf4.")
 
 
 def _compile_layers(model: "PreTrainedModel") -> None:
