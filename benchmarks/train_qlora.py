@@ -273,7 +273,7 @@ def measure_all(options: argparse.Namespace) -> None:
     rows, _catalog = read_rows(config, processor)
     print(f"{len(rows)} rows of {mean_tokens(rows):.0f} tokens")
     model = build_model(processor, options.tiny)
-    ceiling = matrix_ceiling()
+    weights, ceiling = decoder_weights(model), matrix_ceiling()
     empty = memory(peak=False)
     print(f"model: {empty:.2f} GiB; {ceiling:.0f} TFLOP/s; {time.monotonic() - start:.0f} s")
     for name in options.run:
@@ -294,7 +294,7 @@ def measure_all(options: argparse.Namespace) -> None:
             take_out_adapter(model)
         result = {"name": name, "wall": round(time.monotonic() - began, 1), **result}
         if "tokens_per_second" in result:
-            useful = 4 * decoder_weights(model) * result["tokens_per_second"] / 1e12
+            useful = 4 * weights * result["tokens_per_second"] / 1e12
             result |= {"useful_tflops": round(useful), "share": round(useful / ceiling, 3)}
         print(json.dumps(result), flush=True)
         gc.collect()
