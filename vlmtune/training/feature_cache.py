@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vlmtune.models.vision import PictureFeatures
 
 GIB = 1024**3
+COARSE = 1.0  # seconds by which the time of a file may lag behind the clock
 SPARE = GIB  # left free on the disk
 
 
@@ -54,7 +55,7 @@ class FeatureCache:
         self.root = root
         self.folder = root / encoder
         self.max_bytes = int(max_gib * GIB)
-        self.begun = time.time()
+        self.begun = time.time() - COARSE
         self.refused = 0  # pictures for which there was no room
         self._used: int | None = None
         self._lock = threading.Lock()

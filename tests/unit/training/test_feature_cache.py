@@ -1,0 +1,114 @@
+"""Picture features on disk: whole, bounded, shared."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from vlmtune.artifact import PICKLE_SUFFIXES
+from vlmtune.training.feature_cache import GIB, FeatureCache, encoder_key, picture_key
+
+KIB = 1024 / GIB  # as a share of a GiB
+
+
+def features(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Features of one picture, 1 KiB in bf16."""
+    generator = torch.Generator().manual_seed(seed)
+    return {"pooler_output": torch.randn(8, 64, generator=generator).bfloat16()}
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    """Bit for bit, by another cache on the same folder, and without a pickle."""
+    FeatureCache(tmp_path, "model", 1).write("ab12", features())
+    cache = FeatureCache(tmp_path, "model", 1)
+    read = cache.read("ab12")
+    assert "ab12" in cache and read is not None
+    assert torch.equal(read["pooler_output"], features()["pooler_output"])
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in PICKLE_SUFFIXES]
+
+
+def test_unknown_pictures_and_other_models(tmp_path: Path) -> None:
+    """What another model made of the picture is nobody else's."""
+    FeatureCache(tmp_path, "model", 1).write("ab12", features())
+    assert FeatureCache(tmp_path, "other", 1).read("ab12") is None
+    assert FeatureCache(tmp_path, "model", 1).read("cd34") is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x10", b"no safetensors at all"])
+def test_a_damaged_file_is_not_taken_for_whole(tmp_path: Path, damage: bytes) -> None:
+    """It goes, and the features can be written again."""
+    cache = FeatureCache(tmp_path, "model", 1)
+    cache.write("ab12", features())
+    (path,) = tmp_path.rglob("*.safetensors")
+    path.write_bytes(damage)
+    assert cache.read("ab12") is None and "ab12" not in cache
+    assert cache.write("ab12", features()) and cache.read("ab12") is not None
+
+
+def test_the_least_recently_used_make_room(tmp_path: Path) -> None:
+    """But nothing that this run has used."""
+    old = FeatureCache(tmp_path, "model", 1)
+    for number in range(4):
+        old.write(f"old{number}", features(number))
+        (path,) = tmp_path.rglob(f"old{number}.safetensors")
+        os.utime(path, (time.time() - 100 + number,) * 2)
+    cache = FeatureCache(tmp_path, "model", 7 * KIB)
+    cache.touch("old0")
+    assert all(cache.write(f"new{number}", features(number)) for number in range(3))
+    assert "old0" in cache and "old1" not in cache
+    assert all(f"new{number}" in cache for number in range(3))
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors")) <= 8 * 1024
+
+
+def test_a_full_cache_refuses(tmp_path: Path) -> None:
+    """It counts what it refused, so that the log can say so."""
+    cache = FeatureCache(tmp_path, "model", 2.5 * KIB)
+    written = [cache.write(f"new{number}", features(number)) for number in range(4)]
+    assert written == [True, True, False, False] and cache.refused == 2
+
+
+def write_many(folder: Path) -> None:
+    """What a run does."""
+    cache = FeatureCache(folder, "model", 1)
+    for number in range(50):
+        cache.write(f"ab{number}", features(number))
+
+
+def test_two_runs_share_a_folder(tmp_path: Path) -> None:
+    """Both write the same pictures at once; whoever reads sees whole files only."""
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=write_many, args=(tmp_path,)) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    cache = FeatureCache(tmp_path, "model", 1)
+    for number in range(50):
+        read = cache.read(f"ab{number}")
+        assert read is not None
+        assert torch.equal(read["pooler_output"], features(number)["pooler_output"])
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_key_is_the_picture_itself(tmp_path: Path) -> None:
+    """The same pixels in another file are the same picture, one pixel more is another."""
+    picture = Image.effect_noise((40, 30), 50).convert("RGB")
+    picture.save(tmp_path / "one.png")
+    picture.save(tmp_path / "two.bmp")
+    keys = {picture_key(Image.open(tmp_path / name)) for name in ("one.png", "two.bmp")}
+    assert keys == {picture_key(picture)}
+    other = picture.copy()
+    other.putpixel((3, 3), (1, 2, 3))
+    assert len(keys | {picture_key(other), picture_key(picture.transpose(2))}) == 3
+
+
+def test_encoders_differ_by_everything_that_shapes_features() -> None:
+    """A new revision or dtype has features of its own."""
+    parts = {"model": "sha256:1", "dtype": torch.bfloat16}
+    assert encoder_key(parts) == encoder_key(dict(reversed(parts.items())))
+    assert encoder_key(parts) != encoder_key({**parts, "dtype": torch.float32})

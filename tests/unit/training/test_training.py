@@ -1,0 +1,203 @@
+"""Packed training from end to end, on the demo's tiny model and real TRL, PEFT and bitsandbytes."""
+
+import logging
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from tests.unit.training.conftest import Demo
+from vlmtune.config.training import PackingConfig
+from vlmtune.errors import UserError
+
+
+def losses(adapter: Any) -> list[float]:
+    """The loss of each step."""
+    return [log["loss"] for log in adapter.record.log_history if "loss" in log]
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class KillAfter(TrainerCallback):
+    """Ends the training once a step is saved."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the Trainer."""
+        if state.global_step == self.step:
+            raise Killed
+
+
+def test_resuming_in_mid_epoch_ends_in_the_same_bits(
+    demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, in the second epoch, after a kill."""
+    saving = {"max_steps": 10, "save_strategy": "steps", "save_steps": 4}
+    straight = demo.adapter(demo.plan("straight", training=saving))
+    plan = demo.plan("resumed", training=saving)
+    with monkeypatch.context() as patched:
+        import vlmtune.training.trainer as module
+
+        build = module.build_trainer
+
+        def build_and_kill(*args: Any) -> Any:
+            trainer = build(*args)
+            trainer.add_callback(KillAfter(9))
+            return trainer
+
+        patched.setattr(module, "build_trainer", build_and_kill)
+        with pytest.raises(Killed):
+            demo.adapter(plan)
+    resumed = demo.adapter(plan)
+    assert resumed.record.resumed_from == 8
+    assert losses(resumed)[-2:] == losses(straight)[-2:]
+    assert resumed.content_hash == straight.content_hash
+
+
+def test_the_same_bits_whoever_filled_the_cache(demo: Demo) -> None:
+    """Features from the cache, fresh ones, and ones that a training on other rows has left."""
+    first = demo.adapter(demo.plan("first"))
+    cached = demo.adapter(demo.plan("cached"))
+    others = demo.plan("others", features=demo.folder / "shared")
+    demo.adapter(others, demo.train.select(range(20, 48)))
+    shared = demo.adapter(demo.plan("shared", features=demo.folder / "shared"))
+    assert first.content_hash == cached.content_hash == shared.content_hash
+
+
+def test_input_workers_change_nothing(demo: Demo) -> None:
+    """Two processes prepare and collate just what one does."""
+    alone = demo.adapter(demo.plan("alone"))
+    helped = demo.adapter(demo.plan("helped", training={"dataloader_num_workers": 2}))
+    assert alone.content_hash == helped.content_hash
+
+
+def test_the_vision_tower_rests_while_training(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepared once; no picture is decoded and no feature computed in any epoch."""
+    trainer = demo.trainer(demo.plan(training={"max_steps": 14}))
+    pictures = trainer.layout.pictures
+    calls = pictures.calls
+    decoded: list[Any] = []
+    source = trainer.layout.collator.sources["train"]
+    monkeypatch.setattr(type(source), "__getitem__", recording(type(source), source, decoded))
+    trainer.train()
+    assert trainer.state.epoch > 2 and calls > 0
+    assert pictures.calls == calls and not decoded
+
+
+def recording(dataset: type, watched: Any, decoded: list[Any]) -> Any:
+    """`__getitem__` that notes what is read from one data set."""
+    own: Any = dataset.__getitem__
+
+    def get(self: Any, key: Any) -> Any:
+        if self is watched:
+            decoded.append(key)
+        return own(self, key)
+
+    return get
+
+
+def test_lost_features_are_computed_again(demo: Demo) -> None:
+    """Another run may have thrown them out of the cache in the meantime."""
+    whole = demo.adapter(demo.plan("whole"))
+    trainer = demo.trainer(demo.plan("lost"))
+    calls = trainer.layout.pictures.calls
+    shutil.rmtree(demo.folder / "features")
+    trainer.train()
+    assert trainer.layout.pictures.calls > calls
+    found = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert found == pytest.approx(losses(whole), rel=5e-3)
+
+
+def test_packed_and_padded_losses_agree(demo: Demo) -> None:
+    """All rows in one step, so that both see the same ones."""
+    options = {
+        "per_device_train_batch_size": 48,
+        "gradient_accumulation_steps": 1,
+        "max_steps": 6,
+    }
+    lora = {"lora_dropout": 0.0}
+    large = PackingConfig(max_tokens=10_000)
+    packed = demo.adapter(demo.plan("packed", training=options, lora=lora, packing=large))
+    off = PackingConfig(packed=False)
+    padded = demo.adapter(demo.plan("padded", training=options, lora=lora, packing=off))
+    assert packed.record.layout["packed"] and not padded.record.layout["packed"]
+    assert losses(packed) == pytest.approx(losses(padded), rel=0.01)
+    assert losses(packed)[-1] < losses(packed)[0] - 0.5
+
+
+def test_tokens_are_counted(demo: Demo) -> None:
+    """A pack counts for its tokens, not for one."""
+    trainer = demo.trainer(demo.plan(training={"max_steps": 12}))
+    trainer.train()
+    tokens = sum(trainer.layout.tokens)
+    last = [log for log in trainer.state.log_history if "loss" in log][-1]
+    assert last["num_tokens"] == last["num_input_tokens_seen"] == 2 * tokens
+    assert last["fill"] == 1.0 and 0 <= last["data_wait"] < 1
+    ratio = last["tokens_per_second"] / last["samples_per_second"]
+    assert min(trainer.layout.tokens) < ratio < max(trainer.layout.tokens)
+
+
+def test_a_model_that_refuses_packs_is_trained_padded(
+    demo: Demo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says why."""
+    import vlmtune.models.attention as attention
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("no bounds here")
+
+    monkeypatch.setattr(attention, "_sample_by_sample", refuse)
+    caplog.set_level(logging.INFO, "vlmtune")
+    adapter = demo.adapter(demo.plan(training={"max_steps": 1}))
+    assert adapter.record.layout["packed"] is False
+    assert "padded batches: NotImplementedError: no bounds here" in caplog.text
+
+
+def test_a_row_larger_than_a_pack(demo: Demo) -> None:
+    """Names the row and what to set."""
+    with pytest.raises(UserError, match=r"tokens is larger than a pack of 50: row \w+"):
+        demo.adapter(demo.plan(packing=PackingConfig(max_tokens=50)))
+
+
+def test_a_full_card(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to set, and to what."""
+    from vlmtune.training.trainer import CatalogTrainer
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(CatalogTrainer, "training_step", full)
+    with pytest.raises(UserError) as raised:
+        demo.adapter(demo.plan())
+    assert "gradient_checkpointing=true" in str(raised.value)
+    assert "packing.max_tokens=" in str(raised.value)
+
+
+def test_a_trained_vision_tower_is_not_cached(demo: Demo) -> None:
+    """Its features change with each step."""
+    lora = {"target_modules": r".*(visual.*\.(qkv|fc1)|language_model.*\.(q|v)_proj)"}
+    trainer = demo.trainer(demo.plan(lora=lora, training={"max_steps": 2}))
+    assert trainer.layout.collator.cache is None
+    calls = trainer.layout.pictures.calls
+    trainer.train()
+    assert trainer.layout.pictures.calls == calls + 2 * trainer.args.gradient_accumulation_steps
+    moved = [
+        float(weight.abs().sum())
+        for name, weight in trainer.model.named_parameters()
+        if "visual" in name and "lora_B" in name
+    ]
+    assert moved and all(moved)
+
+
+def test_rows_without_pictures_can_be_packed(demo: Demo) -> None:
+    """Among others, and alone."""
+    bare = demo.train.with_format(None).map(lambda row: {"images": []})
+    trainer = demo.trainer(demo.plan(training={"max_steps": 2}), bare)
+    trainer.train()
+    assert trainer.state.global_step == 2 and trainer.layout.facts["packed"]
