@@ -7,7 +7,7 @@ and hands the bounds through, to the vision tower as well, where each picture is
 
 import inspect
 import logging
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -178,29 +178,42 @@ def _sample_by_sample(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """The same by SDPA, one sample after the other: exact on any device and dtype."""
+    """The same by SDPA on any device and dtype: samples are rows of a batch, where a causal mask
+    hides the filled up ends; else they are taken one after the other."""
+    options = {"scale": scaling, "enable_gqa": key.shape[1] != query.shape[1]}
     sizes = bounds.diff().tolist()
+    if causal and not (window and window < max(sizes)):
+        place, real = _as_batch(tuple(sizes), query.device)
+        batch = [part[place].transpose(1, 2) for part in (query, key, value)]
+        output = scaled_dot_product_attention(*batch, is_causal=True, **options)
+        return output.transpose(1, 2)[real]
     samples = zip(
         *(part.transpose(0, 1).split(sizes, dim=1) for part in (query, key, value)), strict=True
     )
     outputs = []
     for sample in samples:
-        length = sample[0].shape[1]
-        mask = _window_mask(length, window, query.device) if window and window < length else None
-        outputs.append(
-            scaled_dot_product_attention(
-                *(part.unsqueeze(0) for part in sample),
-                attn_mask=mask,
-                is_causal=causal and mask is None,
-                scale=scaling,
-                enable_gqa=key.shape[1] != query.shape[1],
-            ).squeeze(0)
-        )
+        mask = _window_mask(sample[0].shape[1], window, query.device) if causal else None
+        rows = (part.unsqueeze(0) for part in sample)
+        outputs.append(scaled_dot_product_attention(*rows, attn_mask=mask, **options).squeeze(0))
     return torch.cat(outputs, dim=1).transpose(0, 1)
 
 
-def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
+@lru_cache(maxsize=4)
+def _as_batch(sizes: tuple[int, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each place of a batch of samples lies in the pack, and which places are real.
+
+    Returns:
+        Two tensors of shape [samples, longest].
+    """
+    lengths = torch.tensor(sizes, device=device)
+    steps = torch.arange(max(sizes), device=device)[None]
+    real = steps < lengths[:, None]
+    starts = lengths.cumsum(0) - lengths
+    return torch.where(real, starts[:, None] + steps, starts[:, None]), real
+
+
+def _window_mask(length: int, window: int | None, device: torch.device) -> torch.Tensor:
     """[length, length]: which of the last `window` tokens each token may look at."""
     place = torch.arange(length, device=device)
     distance = place[:, None] - place[None, :]
-    return (distance >= 0) & (distance < window)
+    return (distance >= 0) & (distance < (window or length))
