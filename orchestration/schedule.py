@@ -7,6 +7,7 @@ from pathlib import Path
 from orchestration.inputs import resolve_inputs
 from orchestration.pipeline_run import configured_pipeline
 from orchestration.stack import use_stack
+from orchestration.training_plan import resolve_training
 from vlmtune.config.tree import FinetuneConfig
 from vlmtune.errors import UserError
 
@@ -46,13 +47,15 @@ def schedule(
         )
     from zenml.config.schedule import Schedule
 
+    base = resolve_inputs(config).base
+    config, _ = resolve_training(config, base)
     pipeline = configured_pipeline(name, config, run_name=None, use_cache=True)
     pipeline = pipeline.with_options(schedule=Schedule(cron_expression=cron))
     pipeline(
         config=config,
         catalog_version=None,
         previous=None,
-        base=resolve_inputs(config).base,
+        base=base,
         tracker=stack.tracker,
     )
     return f"Scheduled on the stack {stack.name}: {cron}"

@@ -17,17 +17,20 @@ from zenml.client import Client  # noqa: E402
 from orchestration.inputs import resolve_inputs  # noqa: E402
 from orchestration.pipeline_run import configured_pipeline  # noqa: E402
 from orchestration.stack import use_stack  # noqa: E402
+from orchestration.training_plan import resolve_training  # noqa: E402
 from vlmtune.config.loading import load_config  # noqa: E402
 
 if __name__ == "__main__":
     overrides = [word.removeprefix("--set=") for word in sys.argv[1:]]
     config = load_config(Path("configs/demo.yaml"), overrides)
+    base = resolve_inputs(config).base
+    config, _ = resolve_training(config, base)
     stack = use_stack(None)
     configured_pipeline("finetune", config, "scheduled", use_cache=True)(
         config=config,
         catalog_version=None,
         previous=None,
-        base=resolve_inputs(config).base,
+        base=base,
         tracker=stack.tracker,
     )
     steps = Client().get_pipeline_run("scheduled").steps
