@@ -265,6 +265,7 @@ def measure_all(options: argparse.Namespace) -> None:
     import torch
 
     from vlmtune.models.processor import load_processor
+    from vlmtune.training.memory_plan import matrix_ceiling
 
     logging.basicConfig(level=logging.INFO, format="  %(message)s")
     start = time.monotonic()
@@ -273,7 +274,8 @@ def measure_all(options: argparse.Namespace) -> None:
     rows, _catalog = read_rows(config, processor)
     print(f"{len(rows)} rows of {mean_tokens(rows):.0f} tokens")
     model = build_model(processor, options.tiny)
-    weights, ceiling = decoder_weights(model), matrix_ceiling()
+    weights = decoder_weights(model)
+    ceiling = matrix_ceiling() if torch.cuda.is_available() else 1.0
     empty = memory(peak=False)
     print(f"model: {empty:.2f} GiB; {ceiling:.0f} TFLOP/s; {time.monotonic() - start:.0f} s")
     for name in options.run:
@@ -530,23 +532,6 @@ def decoder_weights(model: Any) -> int:
 
     layers = (each for each in model.get_decoder().modules() if isinstance(each, Linear4bit))
     return sum(layer.in_features * layer.out_features for layer in layers)
-
-
-def matrix_ceiling() -> float:
-    """TFLOP/s of a bf16 product of two 8,192 x 8,192 matrices; 1 on a CPU."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return 1.0
-    one, other = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    times = []
-    for _ in range(13):
-        torch.cuda.synchronize()
-        began = time.monotonic()
-        one @ other
-        torch.cuda.synchronize()
-        times.append(time.monotonic() - began)
-    return 2 * 8192**3 / statistics.median(times[3:]) / 1e12
 
 
 def memory(peak: bool = True) -> float:

@@ -19,12 +19,11 @@ def resolve_training(config: FinetuneConfig, base: BaseModelRef) -> tuple[Finetu
     card = None if config.model.device == "cpu" else _card()
     if card is None:
         return _without_card(config)
-    from vlmtune.models.kernels import has_liger
+    from vlmtune.models.kernels import layers_compiled, layers_fused
     from vlmtune.training import memory_plan
 
     fp8 = config.compute.frozen_weights == "fp8"
-    compiled = config.training.get("torch_compile", fp8)
-    kernels = compiled or (has_liger() and config.training.get("use_liger_kernel", True))
+    kernels = layers_compiled(config.training, fp8) or layers_fused(config.training)
     shape = memory_plan.shape_of(
         _model_config(config, base), config.quantization, config.lora, kernels, fp8
     )

@@ -30,6 +30,17 @@ def has_liger() -> bool:
     return importlib.util.find_spec("liger_kernel") is not None
 
 
+def layers_compiled(training: dict[str, Any], fp8: bool) -> bool:
+    """Whether a GPU runs the decoder's layers compiled: as `torch_compile` says, else for fp8,
+    which is slower than bf16 without it."""
+    return bool(training.get("torch_compile", fp8))
+
+
+def layers_fused(training: dict[str, Any]) -> bool:
+    """Whether a GPU runs Liger's kernels: if they are there, unless the config says no."""
+    return has_liger() and bool(training.get("use_liger_kernel", True))
+
+
 def use_fused_kernels(model: "PreTrainedModel") -> dict[str, int]:
     """Replace norms, gated MLPs and rotary embeddings of the decoder by fused kernels.
 

@@ -66,7 +66,6 @@ class PictureEncoder:
         self.frozen = not trainable_outside_language_model(model)
         self.calls = 0  # how often the vision tower ran
         self._given: list[PictureFeatures] | PictureInputs | None = None
-        self._options: dict[str, Any] = {}  # how the model calls its own get_image_features
         self._like: Any = None  # an output of the vision tower, as a pattern for given features
         self._tower = _tower(model)
         self.device = model.device

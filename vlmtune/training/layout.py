@@ -11,7 +11,7 @@ from vlmtune.encoding import CatalogCollator, encode_row
 from vlmtune.errors import UserError
 from vlmtune.models.attention import use_packed_attention
 from vlmtune.models.base_model import BaseModelRef
-from vlmtune.models.kernels import has_liger
+from vlmtune.models.kernels import layers_compiled, layers_fused
 from vlmtune.models.vision import PictureEncoder
 from vlmtune.training.feature_cache import FeatureCache, encoder_key
 from vlmtune.training.memory_plan import (
@@ -155,8 +155,7 @@ def _shape(model: "PreTrainedModel", plan: "TrainingPlan") -> ModelShape | None:
     """What the memory plan needs to know of the model; None on a CPU, which is not planned."""
     if plan.device != "cuda":
         return None
-    compiled = plan.training.get("torch_compile", plan.fp8)
-    kernels = compiled or (has_liger() and plan.training.get("use_liger_kernel", True))
+    kernels = layers_compiled(plan.training, plan.fp8) or layers_fused(plan.training)
     return shape_of(model.config, plan.quantization, plan.lora, kernels, plan.fp8)
 
 

@@ -6,7 +6,6 @@ matrices. docs/benchmarks.md holds the figures against measured peaks.
 """
 
 import copy
-import logging
 import math
 import statistics
 import time
@@ -22,8 +21,6 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from vlmtune.config.training import CPU_PACK_TOKENS
 from vlmtune.models.attention import shares_keys
-
-logger = logging.getLogger(__name__)
 
 GIB = 1024**3
 HALF = 2  # bytes of bf16

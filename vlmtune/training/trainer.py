@@ -22,7 +22,7 @@ from vlmtune.errors import UserError
 from vlmtune.models.adapter import Adapter, AdapterRecord, save_adapter
 from vlmtune.models.base_model import BaseModelRef
 from vlmtune.models.fp8 import has_fp8, hold_weights_in_fp8
-from vlmtune.models.kernels import has_liger, use_fused_kernels
+from vlmtune.models.kernels import layers_compiled, layers_fused, use_fused_kernels
 from vlmtune.models.vision import PICTURE_INPUT
 from vlmtune.training.callbacks import BarOnly, LogLines, MarkComplete, MetricsLogger, ReportMetrics
 from vlmtune.training.checkpoints import last_complete_checkpoint, locked, mark_finished
@@ -135,16 +135,18 @@ def build_trainer(
 ) -> "CatalogTrainer":
     """The SFTTrainer with its adapter initialised from the seed, in fp32, and its rows laid out."""
     set_seed(plan.seed)
-    if compiles(plan):
+    on_gpu = plan.device == "cuda"
+    if layers_compiled(plan.training, plan.fp8 and on_gpu):
         _compile_layers(model)
-    elif fused_kernels(plan):
+    elif on_gpu and layers_fused(plan.training):
         logger.info("Fused kernels: %s", use_fused_kernels(model))
     adapted = get_peft_model(model, LoraConfig(**plan.lora))
     if plan.fp8:
         _require_fp8(model)
         logger.info("Frozen weights in fp8: %d layers", hold_weights_in_fp8(model))
     collator = CatalogCollator(
-        processor=processor, completion_only_loss=plan.training.get("completion_only_loss", True)
+        processor=processor,
+        completion_only_loss=plan.training.get("completion_only_loss") is not False,
     )
     layout = lay_out(Ingredients(model, processor, collator, base, train, held_out, plan))
     arguments = sft_config(plan, layout)
@@ -161,17 +163,6 @@ def build_trainer(
     _show_progress_once(trainer)
     _keep_adapter_in_fp32(trainer.model)
     return trainer
-
-
-def fused_kernels(plan: TrainingPlan) -> bool:
-    """Whether to use Liger's kernels: on a GPU if they are there, unless the config says no."""
-    return plan.device == "cuda" and plan.training.get("use_liger_kernel", True) and has_liger()
-
-
-def compiles(plan: TrainingPlan) -> bool:
-    """Whether the decoder's layers are compiled: fp8 without it is slower than bf16."""
-    default = plan.fp8 and plan.device == "cuda"
-    return bool(plan.training.get("torch_compile", default))
 
 
 def _require_fp8(model: "PreTrainedModel") -> None:
