@@ -253,6 +253,9 @@ class _QuietPillow:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
+        # Its level is left alone: setting it walks all loggers there are, for each picture.
+        self._logger = logging.getLogger("PIL")
+        self._logger.addHandler(logging.NullHandler())  # else Python prints what none handles
 
     def __enter__(self) -> None:
         with self._lock:
@@ -265,7 +268,7 @@ class _QuietPillow:
             self._inside -= 1
             if self._inside == 0:
                 self._filters.__exit__(None, None, None)
-                self._logger.setLevel(self._level)
+                self._logger.propagate = self._propagates
 
     def _set_filters(self) -> None:
         from PIL.Image import DecompressionBombWarning
@@ -274,9 +277,7 @@ class _QuietPillow:
         self._filters.__enter__()
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("error", DecompressionBombWarning)
-        self._logger = logging.getLogger("PIL")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.CRITICAL)
+        self._propagates, self._logger.propagate = self._logger.propagate, False
 
 
 _quiet_pillow = _QuietPillow()

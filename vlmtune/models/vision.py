@@ -68,19 +68,26 @@ class PictureEncoder:
         self._given: list[PictureFeatures] | PictureInputs | None = None
         self._like: Any = None  # an output of the vision tower, as a pattern for given features
         self._tower = _tower(model)
+        self._rests = False  # whether the tower has left the card
         self.device = model.device
         self.inner.get_image_features = self._get_image_features
 
     def remove(self) -> None:
         """Leave the model as it was."""
-        self._move_tower(self.device)
+        self._wake()
         del self.inner.get_image_features
 
     def rest(self) -> None:
         """Take the vision tower off the card; it comes back by itself when it is needed."""
         if self.frozen and self.device.type == "cuda":
             self._move_tower(torch.device("cpu"))
+            self._rests = True
             torch.cuda.empty_cache()
+
+    def _wake(self) -> None:
+        if self._rests:
+            self._move_tower(self.device)
+            self._rests = False
 
     def _move_tower(self, device: torch.device) -> None:
         for module in self._tower:
@@ -110,7 +117,7 @@ class PictureEncoder:
 
     def _compute(self, inputs: PictureInputs) -> Any:
         self.calls += 1
-        self._move_tower(self.device)
+        self._wake()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             output = self._own(**inputs, return_dict=True)
         self._like = self._like or copy.copy(output)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from vlmtune.arrow_file import write_rows
 from vlmtune.encoding import CatalogCollator, encode_row, join_pictures
-from vlmtune.models.vision import FEATURES, PictureEncoder, PictureFeatures
+from vlmtune.models.vision import FEATURES, PICTURE_INPUT, PictureEncoder, PictureFeatures
 from vlmtune.training.feature_cache import FeatureCache, picture_key
 from vlmtune.training.packing import Positions
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PATCHES_AT_ONCE = 16_384  # rows of `pixel_values` that go through the vision tower together
+# Of `pixel_values`, which go through the vision tower together. On a CPU the first few pictures
+# are also encoded one by one, see `_FeatureWriter._encode`.
+VALUES_AT_ONCE, FIRST_VALUES_ON_CPU = 20_000_000, 300_000
 WRITERS = 4
 
 
@@ -108,17 +110,20 @@ def prepare_rows(
     return write_rows(path, _features(), records())
 
 
+# Keys of a row's pictures, and what the processor made of them.
+WaitingRow = tuple[list[str], dict[str, torch.Tensor]]
+
+
 class _FeatureWriter:
     """Collects pictures until the vision tower is well filled, and stores their features while
     the next ones are computed."""
 
     def __init__(self, pictures: PictureEncoder, cache: FeatureCache | None) -> None:
         self.pictures, self.cache = pictures, cache
-        self.waiting: list[tuple[list[str], dict[str, torch.Tensor]]] = []
-        self.patches = 0
-        # On a CPU one row at a time: then a picture's features never depend on its neighbours,
-        # and runs that find other pictures in the cache still agree bit for bit.
-        self.limit = PATCHES_AT_ONCE if pictures.device.type == "cuda" else 1
+        self.waiting: list[WaitingRow] = []
+        self.values = 0
+        self.tried = pictures.device.type == "cuda"
+        self.limit = VALUES_AT_ONCE if self.tried else FIRST_VALUES_ON_CPU
         self.stored: list[Future[bool]] = []
 
     def __enter__(self) -> "_FeatureWriter":
@@ -134,8 +139,8 @@ class _FeatureWriter:
                 self.cache.touch(key)
             return
         self.waiting.append((keys, inputs))
-        self.patches += len(inputs["pixel_values"])
-        if self.patches >= self.limit:
+        self.values += inputs[PICTURE_INPUT].numel()
+        if self.values >= self.limit:
             self.flush()
 
     def flush(self) -> None:
@@ -144,15 +149,27 @@ class _FeatureWriter:
             return
         assert self.cache is not None
         keys = [key for row_keys, _ in self.waiting for key in row_keys]
-        inputs = join_pictures([inputs for _, inputs in self.waiting])
-        device = self.pictures.device
-        on_device = {name: each.to(device, non_blocking=True) for name, each in inputs.items()}
-        features = self.pictures.encode(on_device, len(keys))
+        features = self._encode(self.waiting)
+        if not self.tried:
+            alone = [each for row in self.waiting for each in self._encode([row])]
+            self.limit = VALUES_AT_ONCE if _same_bits(features, alone) else 1
+            self.tried, features = True, alone
         for key, each in zip(keys, to_host(features), strict=True):
             self.stored.append(self.pool.submit(self.cache.write, key, each))
-        self.waiting, self.patches = [], 0
+        self.waiting, self.values = [], 0
         while len(self.stored) > 256:  # a slow disk holds the rest up, not the memory
             self.stored.pop(0).result()
+
+    def _encode(self, rows: list[WaitingRow]) -> list[PictureFeatures]:
+        """Features of all pictures of some rows together.
+
+        On a CPU, where runs agree bit for bit whichever pictures they find in the cache, only if
+        it has given the first pictures the same bits as each of them alone.
+        """
+        inputs = join_pictures([inputs for _, inputs in rows])
+        device = self.pictures.device
+        on_device = {name: each.to(device, non_blocking=True) for name, each in inputs.items()}
+        return self.pictures.encode(on_device, sum(len(keys) for keys, _ in rows))
 
     def __exit__(self, failed: Any, *_: Any) -> None:
         try:
@@ -162,6 +179,14 @@ class _FeatureWriter:
                     each.result()
         finally:
             self.pool.shutdown(cancel_futures=True)
+
+
+def _same_bits(some: list[PictureFeatures], others: list[PictureFeatures]) -> bool:
+    return all(
+        torch.equal(one[name], other[name])
+        for one, other in zip(some, others, strict=True)
+        for name in one
+    )
 
 
 def to_host(features: list[PictureFeatures]) -> list[PictureFeatures]:

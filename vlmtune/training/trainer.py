@@ -185,6 +185,7 @@ def sft_config(plan: TrainingPlan, layout: Layout) -> SFTConfig:
     defaults = {
         "dataloader_pin_memory": on_gpu,
         "accelerator_config": {"non_blocking": on_gpu},  # else each batch waits for the GPU
+        "logging_nan_inf_filter": not on_gpu,  # it would wait for the GPU after each pack
         "dataloader_persistent_workers": layout.options["dataloader_num_workers"] > 0,
     }
     decided = {
@@ -196,7 +197,8 @@ def sft_config(plan: TrainingPlan, layout: Layout) -> SFTConfig:
         "report_to": ["tensorboard"] if plan.tensorboard else [],
         "remove_unused_columns": False,  # the collator takes what it needs
         "max_length": None,  # cutting a row would cut through its picture tokens
-        "include_num_input_tokens_seen": "all" if layout.tokens else "non_padding",
+        # It would wait for the GPU after each pack, whose tokens are counted before instead.
+        "include_num_input_tokens_seen": "no" if layout.tokens else "non_padding",
         "disable_tqdm": not sys.stderr.isatty(),  # a bar fills a log file with thousands of lines
     }
     return SFTConfig(**{**defaults, **plan.training, **layout.options, **decided})
@@ -285,6 +287,7 @@ class CatalogTrainer(SFTTrainer):
 
     layout: Layout
     _counts: Counts | None = None
+    _weights: int | None = None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Packs that are balanced within each step; padded, the Trainer's own sampler."""
@@ -307,7 +310,22 @@ class CatalogTrainer(SFTTrainer):
                 self.layout.pictures.rest()
         else:
             self._counts.add(batches, targets, time.monotonic() - asked)
+        if self.layout.tokens:
+            self.state.num_input_tokens_seen += self._tokens_of_all_ranks(batches)
         return batches, targets
+
+    def _tokens_of_all_ranks(self, packs: list[dict[str, Any]]) -> int:
+        tokens = sum(pack["input_ids"].numel() for pack in packs)
+        if self.accelerator.num_processes == 1:
+            return tokens
+        return int(self.accelerator.gather(torch.tensor(tokens, device=self.args.device)).sum())
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """The Trainer's own count, but weights are counted once: it walks the whole model after
+        each pack, while the GPU has nothing to do."""
+        if self._weights is None:
+            self._weights = self.model.num_parameters(exclude_embeddings=True)
+        return 6 * self._weights * inputs["input_ids"].numel()
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """TRL's loss; a pack's picture features go around the model's arguments."""

@@ -427,13 +427,13 @@ def test_problem_is_the_same_each_time() -> None:
 
 def test_threads_leave_the_filters_as_they_were() -> None:
     """Threads that overlap do not restore each other's warning filters."""
-    filters, level = list(warnings.filters), logging.getLogger("PIL").level
+    filters, propagate = list(warnings.filters), logging.getLogger("PIL").propagate
     data = encoded(Image.effect_noise((300, 300), 50), "JPEG")
     with ThreadPoolExecutor(8) as pool:
         sizes = {picture.size for picture in pool.map(decode_picture, [data] * 200)}
     assert sizes == {(300, 300)}
     assert warnings.filters == filters
-    assert logging.getLogger("PIL").level == level
+    assert logging.getLogger("PIL").propagate == propagate
 
 
 COLOURS, ALPHA = ["colours_converted"], ["alpha_flattened"]

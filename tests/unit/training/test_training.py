@@ -18,6 +18,11 @@ def losses(adapter: Any) -> list[float]:
     return [log["loss"] for log in adapter.record.log_history if "loss" in log]
 
 
+def tokens_seen(adapter: Any) -> list[float]:
+    """Tokens trained on up to each step."""
+    return [log["num_tokens"] for log in adapter.record.log_history if "loss" in log]
+
+
 class Killed(Exception):
     """Stands for the end of the process."""
 
@@ -57,6 +62,10 @@ def test_resuming_in_mid_epoch_ends_in_the_same_bits(
     resumed = demo.adapter(plan)
     assert resumed.record.resumed_from == 8
     assert losses(resumed)[-2:] == losses(straight)[-2:]
+    tokens = [
+        [log.get("num_tokens") for log in run.record.log_history] for run in (straight, resumed)
+    ]
+    assert tokens[0] == tokens[1]
     assert resumed.content_hash == straight.content_hash
 
 
@@ -68,6 +77,31 @@ def test_the_same_bits_whoever_filled_the_cache(demo: Demo) -> None:
     demo.adapter(others, demo.train.select(range(20, 48)))
     shared = demo.adapter(demo.plan("shared", features=demo.folder / "shared"))
     assert first.content_hash == cached.content_hash == shared.content_hash
+
+
+def test_pictures_are_encoded_one_by_one_where_others_change_their_bits(
+    demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found out on the first ones; else they go through the vision tower together."""
+    from vlmtune.models.vision import FEATURES, PictureEncoder
+
+    own, sizes = PictureEncoder.encode, []
+
+    def encode(self: Any, inputs: Any, pictures: int) -> Any:
+        sizes.append(pictures)
+        found = own(self, inputs, pictures)
+        return [{**each, FEATURES: each[FEATURES] + (pictures > 1)} for each in found]
+
+    def stored(name: str) -> dict[str, bytes]:
+        demo.trainer(demo.plan(name, features=demo.folder / f"{name}_features")).layout.close()
+        files = (demo.folder / f"{name}_features").rglob("*.safetensors")
+        return {path.name: path.read_bytes() for path in files}
+
+    expected = stored("equal")
+    monkeypatch.setattr(PictureEncoder, "encode", encode)
+    assert stored("unequal") == expected and len(expected) == 56
+    first = next(at for at, size in enumerate(sizes) if size == 1)
+    assert sizes[first - 1] > 1 and set(sizes[first : first + 48]) == {1}
 
 
 def test_input_workers_change_nothing(demo: Demo) -> None:
@@ -137,7 +171,10 @@ def test_tokens_are_counted(demo: Demo) -> None:
     trainer.train()
     tokens = sum(trainer.layout.tokens)
     last = [log for log in trainer.state.log_history if "loss" in log][-1]
-    assert last["num_tokens"] == last["num_input_tokens_seen"] == 2 * tokens
+    assert last["num_tokens"] == trainer.state.num_input_tokens_seen == 2 * tokens
+    assert trainer.state.total_flos == 6 * 2 * tokens * trainer.model.num_parameters(
+        exclude_embeddings=True
+    )
     assert last["fill"] == 1.0 and 0 <= last["data_wait"] < 1
     ratio = last["tokens_per_second"] / last["samples_per_second"]
     assert min(trainer.layout.tokens) < ratio < max(trainer.layout.tokens)
