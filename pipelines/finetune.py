@@ -59,5 +59,5 @@ def finetune(
         config.generation,
         config.tracking.example_rows,
     )
-    merged_model = merge_adapter(adapter, config.model, config.merge)
+    merged_model = merge_adapter(catalog, examples, adapter, config.model, config.merge)
     push_to_hub(catalog, adapter, merged_model, evaluation, config.hub)

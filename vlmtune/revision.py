@@ -23,9 +23,15 @@ def _looks_like_hub_id(source: str) -> bool:
 def hash_folder(folder: Path) -> str:
     """SHA-256 over the relative names and contents of all files below a folder."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{hash_file(path)}\n".encode())
+    for name, file_hash in hash_files(folder).items():
+        digest.update(f"{name}\0{file_hash}\n".encode())
     return digest.hexdigest()
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Relative path -> SHA-256 of each file below a folder; read piece by piece."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
 
 
 def hash_text(text: str) -> str:

@@ -1,10 +1,10 @@
 """A folder that is ready to push: weights, processor and model card, and nothing else."""
 
-import os
 import shutil
 from pathlib import Path
 
 from vlmtune.artifact import PICKLE_SUFFIXES
+from vlmtune.files import link_or_copy
 
 
 def assemble_bundle(source: Path, card: str, target: Path) -> Path:
@@ -27,15 +27,8 @@ def assemble_bundle(source: Path, card: str, target: Path) -> Path:
     for path in files:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        _link_or_copy(path, copy)
+        link_or_copy(path, copy)
     readme = target / "README.md"
     readme.unlink(missing_ok=True)  # never write through a hard link
     readme.write_text(card, encoding="utf-8")
     return target
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, target)
