@@ -22,16 +22,21 @@ def _looks_like_hub_id(source: str) -> bool:
 
 def hash_folder(folder: Path) -> str:
     """SHA-256 over the relative names and contents of all files below a folder."""
-    digest = hashlib.sha256()
-    for name, file_hash in hash_files(folder).items():
-        digest.update(f"{name}\0{file_hash}\n".encode())
-    return digest.hexdigest()
+    return digest_of(hash_files(folder))
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """Relative path -> SHA-256 of each file below a folder; read piece by piece."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hash_file(path) for path in paths}
+    """Relative name -> SHA-256 of the content, for all files below a folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in files}
+
+
+def digest_of(files: dict[str, str]) -> str:
+    """One SHA-256 over what `hash_files` found, in whatever order it comes."""
+    digest = hashlib.sha256()
+    for name in sorted(files, key=lambda name: name.split("/")):
+        digest.update(f"{name}\0{files[name]}\n".encode())
+    return digest.hexdigest()
 
 
 def hash_text(text: str) -> str:

@@ -7,10 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from vlmtune.artifact import Artifact
-from vlmtune.errors import UserError
 from vlmtune.files import ScratchFolder
 from vlmtune.models.base_model import BaseModelRef
-from vlmtune.revision import hash_files
 
 
 class MergeCheck(BaseModel):
@@ -64,13 +62,3 @@ class MergeResult(Artifact):
     record: MergeRecord
     folder: Path | None = None
     scratch: ScratchFolder | None = field(default=None, repr=False, compare=False)
-
-    def require_untouched(self) -> None:
-        """Raise UserError if a file of the merged model is not as it was written and checked."""
-        found = hash_files(self.folder) if self.folder else {}
-        changed = sorted(dict(found.items() ^ self.record.files.items()))
-        if self.folder and changed:
-            raise UserError(
-                f"{', '.join(changed)} in {self.folder} is not what was checked after merging.",
-                "Merge again: run the pipeline with --no-cache.",
-            )

@@ -11,7 +11,7 @@ import pytest
 from vlmtune.config.loading import load_config
 from vlmtune.config.training import PackingConfig
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 TRAINING = {
     "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 2,
