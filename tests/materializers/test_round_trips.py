@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from materializers.catalog import CatalogMaterializer
 from materializers.evaluation_report import EvaluationReportMaterializer
 from materializers.examples import ExamplesMaterializer
 from materializers.ledger import RowLedgerMaterializer
+from materializers.merge_result import MergeResultMaterializer
 from materializers.publication import PublicationMaterializer
 from materializers.quantized_model import QuantizedModelMaterializer
 from vlmtune.catalog.catalog import Catalog
@@ -26,8 +28,10 @@ from vlmtune.config.loading import load_config
 from vlmtune.evaluation.results import EvaluationReport, Prediction
 from vlmtune.models.adapter import Adapter, AdapterRecord, BaseWeightsInAdapter
 from vlmtune.models.base_model import BaseModelRef, resolve_base_model
+from vlmtune.models.merge_record import MergeCheck, MergeRecord, MergeResult
 from vlmtune.prompting import format_examples
 from vlmtune.publishing.publication import Publication
+from vlmtune.revision import hash_files
 
 ROOT = Path(__file__).resolve().parents[2]
 RoundTrip = Callable[[type, Any], Any]
@@ -195,6 +199,57 @@ def test_quantized_model_is_loaded_in_place(stored: RoundTrip, tmp_path: Path) -
     linear = model.model.language_model.layers[0].self_attn.q_proj
     assert type(linear).__name__ == "Linear4bit"
     assert not linear.support_avx512bf16_for_cpu
+
+
+@pytest.fixture
+def merged(tmp_path: Path, adapter: Adapter) -> MergeResult:
+    """A minimal merged model, with a check that was met."""
+    folder = tmp_path / "merged"
+    folder.mkdir()
+    save_file({"q_proj.weight": numpy.ones((4, 4))}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    record = MergeRecord(
+        status="merged",
+        base=adapter.record.base,
+        adapter_hash=adapter.content_hash,
+        checks=[MergeCheck(name="divergence", wanted="at most 0.002", found="1e-05", met=True)],
+        files=hash_files(folder),
+    )
+    return MergeResult(record, folder)
+
+
+def test_a_merged_model_is_not_written_again(merged: MergeResult, stored: RoundTrip) -> None:
+    """Its files get a second name, and stay when the first one goes."""
+    back = stored(MergeResultMaterializer, merged)
+    assert back.record == merged.record and merged.folder is not None
+    assert all((back.folder / name).samefile(merged.folder / name) for name in back.record.files)
+    shutil.rmtree(merged.folder)
+    assert hash_files(back.folder) == back.record.files
+
+
+def test_a_merge_shows_its_checks(merged: MergeResult, tmp_path: Path) -> None:
+    """As a table, and in the metadata what each found."""
+    materializer = MergeResultMaterializer(uri=str(tmp_path))
+    (address,) = materializer.save_visualizations(merged)
+    page = Path(address).read_text()
+    assert page.startswith("**merged**\n\n| check |")
+    assert "| divergence | at most 0.002 | 1e-05 | yes |" in page
+    metadata = materializer.extract_metadata(merged)
+    assert (metadata["status"], metadata["base"]) == ("merged", "owner/model")
+    assert metadata["checks"] == {"divergence": "1e-05"}
+
+
+def test_a_merge_that_was_skipped_or_failed_has_no_folder(
+    merged: MergeResult, stored: RoundTrip, tmp_path: Path
+) -> None:
+    """Only the record is stored, with the reason."""
+    facts = {"status": "failed", "reason": "divergence: too far", "files": {}}
+    failed = MergeResult(merged.record.model_copy(update=facts))
+    back = stored(MergeResultMaterializer, failed)
+    assert back == failed
+    assert [path.name for path in (tmp_path / "artifact").iterdir()] == ["record.json"]
+    (address,) = MergeResultMaterializer(uri=str(tmp_path)).save_visualizations(failed)
+    assert Path(address).read_text().startswith("**failed: divergence: too far**")
 
 
 def test_reports_and_publications_are_json(stored: RoundTrip, tmp_path: Path) -> None:

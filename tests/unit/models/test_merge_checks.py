@@ -26,6 +26,13 @@ def test_divergence_of_two_distributions() -> None:
     assert distance.kl == pytest.approx(0.5 * math.log(3) / 2)
 
 
+def test_a_tie_that_turned_is_no_disagreement() -> None:
+    """One bf16 step between two tokens either way; half a nat is another choice."""
+    one, other = torch.tensor([[20.0, 20.125]]), torch.tensor([[20.125, 20.0]])
+    assert measure_distance([one], [other]).agreement == 1
+    assert measure_distance([torch.tensor([[20.0, 20.5]])], [other]).agreement == 0
+
+
 def test_equal_logits_are_exactly_alike() -> None:
     """Over a vocabulary of real size, in bf16."""
     logits = torch.randn(3, 152_000, generator=torch.Generator().manual_seed(0)).bfloat16()
