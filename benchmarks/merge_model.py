@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 VOCABULARY = 152_064  # of Qwen2-VL-7B, as are the proportions below
 HEAD_SIZE = 128
 KINDS = ("anonymous", "resident")
-ROWS, PICTURE_SIDE, ANSWER = 8, 448, "A soft warm mug for quiet mornings, made to be kept. " * 8
+ROWS, PICTURE_SIDE, ANSWER = 8, 112, "A soft warm mug for quiet mornings, made to be kept. " * 8
 
 
 def main() -> None:

@@ -89,7 +89,7 @@ def _answer_logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     if "logits_to_keep" in inspect.signature(_forward(model)).parameters:
         inputs["logits_to_keep"] = answer + 1  # those of a prompt with a large picture are many
     logits = model(**inputs, use_cache=False).logits[0]
-    # Each position's logits are about the token after it.
+    # Each position's logits are about the token after it. A copy, since a slice holds all of them.
     return logits[-answer - 1 : -1][:CHECKED_TOKENS].cpu().clone()
 
 

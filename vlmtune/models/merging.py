@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # From a GPU, a shard is copied to the host to be written; safetensors before 0.6 copies it anyway.
 SHARD_SIZE = "2GB"
+# A processor's picture limits as they are saved, and not set again from this run's config.
 AS_SAVED = {"min_pixels": None, "max_pixels": None}
 
 
@@ -28,7 +29,8 @@ def merge(
     """Merge the adapter into a freshly loaded bf16 base at the recorded revision, and check it.
 
     Merging into the 4-bit weights would round the adapter away; see `enabled` to skip. There is
-    never more than one model in memory: the one that was merged is gone before it is read back.
+    never more than one model in memory: it is merged in place, written, and gone before it is
+    read back.
 
     Args:
         rows: held-out rows to check with: `prompt`, `completion` and decoded `images`.
@@ -74,9 +76,10 @@ def _merge_and_check(
     tuned, checks = _merge(adapter, config, processor, rows, folder)
     if not all(check.met for check in checks):
         return _judged(adapter, checks, files={})
-    # Taken before the model is read back: what is checked below is what these files hold.
+    # Before they are read back: files that change in between fail a check below, later ones differ
+    # from these hashes.
     files = hash_files(folder)
-    # As whoever serves it will load it: with no limits but those that are saved with it.
+    # As whoever serves it will load it.
     stored = load_processor(str(folder), None, config.model_copy(update=AS_SAVED))
     checks += check_inputs(processor, stored, rows)
     merged = load_model(str(folder), None, config, quantization={})
@@ -107,7 +110,7 @@ def _merge(
         change = measure_distance(tuned, answer_logits(bare, processor, rows))
     works = check_adapter_works(change)
     if works.met:
-        # In place and layer by layer: `safe_merge` copies one layer at a time.
+        # In place: `safe_merge` copies one layer at a time, and looks for NaN in it.
         merged = model.merge_and_unload(safe_merge=True)
         merged.save_pretrained(folder, max_shard_size=SHARD_SIZE)
         processor.save_pretrained(folder)
@@ -115,15 +118,14 @@ def _merge(
 
 
 def _judged(adapter: Adapter, checks: list[MergeCheck], files: dict[str, str]) -> MergeRecord:
-    unmet = [f"{each.name}: wanted {each.wanted}, found {each.found}" for each in checks]
-    unmet = [line for line, each in zip(unmet, checks, strict=True) if not each.met]
-    return _record(
-        adapter,
-        "failed" if unmet else "merged",
-        reason="; ".join(unmet),
-        checks=checks,
-        files={} if unmet else files,
-    )
+    unmet = [
+        f"{check.name}: wanted {check.wanted}, found {check.found}"
+        for check in checks
+        if not check.met
+    ]
+    if unmet:
+        return _record(adapter, "failed", reason="; ".join(unmet), checks=checks)
+    return _record(adapter, "merged", checks=checks, files=files)
 
 
 def _record(adapter: Adapter, status: str, **facts: object) -> MergeRecord:
