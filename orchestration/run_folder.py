@@ -158,4 +158,5 @@ def _lay_out_publication(folder: Path, artifacts: dict[str, Any], hub: Any) -> N
     publication = artifacts["publication"].load()
     adapter, merged = artifacts["adapter"].load(), artifacts["merged_model"].load()
     for kind, source in folders_to_publish(hub, adapter, merged).items():
-        assemble_bundle(source, publication.cards[kind], folder / kind)
+        receipt = publication.receipts.get(kind)
+        assemble_bundle(source, publication.cards[kind], folder / kind, receipt)

@@ -9,10 +9,19 @@ from materializers.publication import PublicationMaterializer
 from steps.context import run_context, run_name
 from vlmtune.catalog.catalog import Catalog
 from vlmtune.config.publishing import HubConfig
+from vlmtune.errors import UserError
 from vlmtune.evaluation.results import EvaluationReport
 from vlmtune.models.adapter import Adapter
 from vlmtune.models.merging import MergeResult
-from vlmtune.publishing.publication import Publication, publish, write_cards
+from vlmtune.publishing.publication import (
+    Publication,
+    folders_to_publish,
+    gather_facts,
+    publish,
+    write_cards,
+    write_receipts,
+)
+from vlmtune.revision import hash_files
 from vlmtune.tracking.code_version import code_version
 
 
@@ -34,7 +43,9 @@ def push_to_hub(
 ) -> Annotated[Publication, "publication"]:
     """Write the model cards and, if a repo is named, push to it."""
     context = run_context()
-    cards = write_cards(
+    folders = folders_to_publish(hub, adapter, merged_model)
+    tested = {kind: hash_files(folder) for kind, folder in folders.items()}
+    facts = gather_facts(
         hub,
         catalog,
         adapter,
@@ -43,5 +54,11 @@ def push_to_hub(
         run_name=run_name(),
         config_yaml=context.config_yaml,
         provenance=context.provenance,
+        tested=tested,
     )
-    return publish(hub, adapter, merged_model, cards)
+    done = publish(
+        hub, adapter, merged_model, write_cards(facts), tested, receipts=write_receipts(facts)
+    )
+    if done.status == "unpublished":
+        raise UserError(done.reason)
+    return done

@@ -220,6 +220,12 @@ class HubServer:
         """Let the next requests whose "METHOD path" has `part` in it go wrong; see `Fault`."""
         self._faults += [Fault(part, status, headers or {}, page)] * times
 
+    def heal(self) -> None:
+        """Take back all that was to go wrong."""
+        self._faults.clear()
+        self.altered.clear()
+        self.slipped_in.clear()
+
     def respond(self, method: str, path: str, token: str | None, body: bytes) -> Answer | None:
         """The answer to a request; None to drop the connection."""
         asked = f"{method} {path}"

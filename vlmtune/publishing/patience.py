@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlmtune.errors import UserError
 from vlmtune.retry_after import seconds_until
@@ -205,8 +205,9 @@ def _has_been_tried_again(error: BaseException) -> bool:
 
 
 def _request_of(error: BaseException) -> "Request | None":
+    source: Any = getattr(error, "response", error)
     with suppress(AttributeError, RuntimeError):  # httpx2 raises the latter where there is none
-        return getattr(error, "response", error).request
+        return source.request
     return None
 
 
