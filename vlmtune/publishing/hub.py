@@ -1,10 +1,10 @@
 """Pushing a folder to the Hugging Face Hub, with the client's own token: HF_TOKEN or its login.
 
-A push ends when what the Hub gives back is, byte for byte, what was to be published. Done twice,
-it changes nothing the second time; broken off, it goes on where it was.
+A push ends when what the Hub gives back is, byte for byte, what was to be published; only then
+may it get a tag. Done twice, both change nothing the second time; broken off, they go on where
+they were.
 """
 
-import errno
 import hashlib
 import logging
 import tempfile
@@ -26,6 +26,7 @@ from vlmtune.publishing.patience import (
     one_line,
     patient_hub,
 )
+from vlmtune.publishing.room import room_for
 from vlmtune.publishing.same_files import require_same
 from vlmtune.revision import folder_size, hash_files
 
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 ATTRIBUTES = ".gitattributes"  # the Hub's own file: it says which files are on LFS
 DOWNLOAD_RECORDS = ".cache/huggingface/"  # what the client writes beside the files it downloads
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class PushedRepo(BaseModel):
@@ -46,7 +46,7 @@ class PushedRepo(BaseModel):
         repo_id: owner/name.
         url: page of the commit.
         commit: 40 hex digits.
-        tag: the tag on that commit; None if none was asked for.
+        tag: the tag on that commit; None until `tag_commit` has set it.
         files: name -> SHA-256, as downloaded back from that commit.
     """
 
@@ -71,11 +71,11 @@ def push_folder(
     """Create the repo if needed and make its files those of the folder.
 
     Nothing is committed where they are so already. The client makes one commit, or several where
-    the folder is large. The commit is downloaded back and compared before it gets the tag, so
-    that a tag never stands on anything else than the folder.
+    the folder is large; the last is downloaded back and compared.
 
     Args:
-        tag: name of this version, such as v3.
+        tag: name of this version, such as v3. It is not set yet, but if it stands on another
+            commit, nothing is sent.
         files: name -> SHA-256 that the folder must have; None takes them as they are now.
         patience: with a Hub that is busy or does not answer.
 
@@ -95,11 +95,24 @@ def push_folder(
             partial(_commit, api, folder, files, repo_id, private, message, tag),
         )
         _require_arrived(hub, api, repo_id, commit, files, folder_size(folder))
-        if tag is not None:
-            hub.attempt(f"Tagging {repo_id}", partial(_tag, api, repo_id, tag, commit))
     url = f"{api.endpoint}/{repo_id}/commit/{commit}"
-    logger.info("Pushed %s%s", url, f" as {tag}" if tag else "")
-    return PushedRepo(repo_id=repo_id, url=url, commit=commit, tag=tag, files=files)
+    logger.info("Pushed %s", url)
+    return PushedRepo(repo_id=repo_id, url=url, commit=commit, files=files)
+
+
+def tag_commit(pushed: PushedRepo, tag: str, patience: Patience | None = None) -> PushedRepo:
+    """Mark what was pushed, and found to have arrived, as a version.
+
+    Raises:
+        UserError: the Hub refuses or cannot be reached, or the tag stands on another commit.
+    """
+    from huggingface_hub import HfApi
+
+    api, repo_id = HfApi(), pushed.repo_id
+    with _errors_for_the_user(repo_id), patient_hub(patience or Patience()) as hub:
+        hub.attempt(f"Tagging {repo_id}", partial(_tag, api, repo_id, tag, pushed.commit))
+    logger.info("Tagged %s as %s", pushed.url, tag)
+    return pushed.model_copy(update={"tag": tag})
 
 
 def _find_or_create(api: "HfApi", repo_id: str, private: bool) -> None:
@@ -170,7 +183,10 @@ def _require_arrived(
     hub: PatientHub, api: "HfApi", repo_id: str, commit: str, files: Mapping[str, str], size: int
 ) -> None:
     """Download a commit afresh and refuse it if any file is not as it was sent."""
-    with _room_needed(repo_id, size), tempfile.TemporaryDirectory(prefix="vlmtune-") as scratch:
+    with (
+        room_for(f"download {repo_id} back", size),
+        tempfile.TemporaryDirectory(prefix="vlmtune-") as scratch,
+    ):
         target = Path(scratch) / "repo"
         download = partial(
             api.snapshot_download,
@@ -211,21 +227,6 @@ def _require_free(api: "HfApi", repo_id: str, tag: str, commit: str | None) -> b
 
 
 # --- Errors ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def _room_needed(repo_id: str, size: int) -> Iterator[None]:
-    """Say what to do where the disk takes no more."""
-    try:
-        yield
-    except OSError as error:
-        if getattr(cause_of(error), "errno", None) not in NO_ROOM:
-            raise
-        raise UserError(
-            f"{tempfile.gettempdir()} has no room to download {repo_id} back "
-            f"({size / 1e9:.1f} GB): nobody knows whether it arrived, so it is not published.",
-            "Free space there or name another folder in TMPDIR, then run the same command again.",
-        ) from None
 
 
 @contextmanager

@@ -16,12 +16,13 @@ from vlmtune.models.adapter import Adapter
 from vlmtune.models.merging import MergeResult
 from vlmtune.publishing.bundle import CARD, RECEIPT, assemble_bundle
 from vlmtune.publishing.facts import CardFacts
-from vlmtune.publishing.hub import PushedRepo, push_folder
+from vlmtune.publishing.hub import PushedRepo, push_folder, tag_commit
 from vlmtune.publishing.model_card import render_model_card
 from vlmtune.publishing.patience import Patience
 from vlmtune.publishing.receipt import make_receipt
+from vlmtune.publishing.room import room_for
 from vlmtune.publishing.same_files import require_same
-from vlmtune.revision import hash_files
+from vlmtune.revision import folder_size, hash_files
 from vlmtune.tracking.provenance import Provenance
 
 Kind = Literal["adapter", "merged"]
@@ -136,8 +137,8 @@ def publish(
     """Push each kind to its repo; without a repo_id only say that it is ready.
 
     All bundles are made and compared with what was tested before the first is sent: one that is
-    refused stops the others too. A push that fails ends it: what went before stays pushed, and
-    the publication says which and why the rest did not.
+    refused stops the others too. Tags are set when all have arrived. A push that fails ends it:
+    the publication says why, and what had arrived by then.
 
     Args:
         cards, receipts: texts of README.md and receipt.json.
@@ -147,33 +148,46 @@ def publish(
 
     Raises:
         NotWhatWasTested: a folder is no longer what was tested; nothing was sent.
+        UserError: there is no room to lay the files out; nothing was sent.
         ValueError: a folder holds a file that may be a pickle; nothing was sent.
     """
     outcome = Publication(status="ready", cards=cards, receipts=receipts or {})
     if hub.repo_id is None:
         return outcome
+    folders = folders_to_publish(hub, adapter, merged)
+    repos: dict[Kind, PushedRepo] = {}
     with tempfile.TemporaryDirectory(prefix="vlmtune-push-") as scratch:
-        bundles = {
-            kind: assemble_bundle(
-                folder, cards[kind], Path(scratch) / kind, outcome.receipts.get(kind)
-            )
-            for kind, folder in folders_to_publish(hub, adapter, merged).items()
-        }
+        bundles = _lay_out(folders, cards, outcome.receipts, Path(scratch))
         files = {kind: hash_files(bundle) for kind, bundle in bundles.items()}
         for kind in bundles:
             _require_tested(kind, files[kind], tested.get(kind, {}))
-        repos: dict[Kind, PushedRepo] = {}
-        for kind, bundle in bundles.items():
-            repo_id = repo_of(hub, kind)
-            assert repo_id is not None
-            try:
+        try:
+            for kind, bundle in bundles.items():
+                repo_id, message = str(repo_of(hub, kind)), f"vlmtune: {kind}"
                 repos[kind] = push_folder(
-                    bundle, repo_id, hub.private, f"vlmtune: {kind}", tag, files[kind], patience
+                    bundle, repo_id, hub.private, message, tag, files[kind], patience
                 )
-            except UserError as error:
-                failed = {"status": "unpublished", "reason": f"{kind}: {error}", "repos": repos}
-                return outcome.model_copy(update=failed)
+            if tag is not None:
+                for kind in bundles:
+                    repos[kind] = tag_commit(repos[kind], tag, patience)
+        except UserError as error:
+            failed = {"status": "unpublished", "reason": f"{kind}: {error}", "repos": repos}
+            return outcome.model_copy(update=failed)
     return outcome.model_copy(update={"status": "pushed", "repos": repos})
+
+
+def _lay_out(
+    folders: Mapping[Kind, Path],
+    cards: Mapping[Kind, str],
+    receipts: Mapping[Kind, str],
+    scratch: Path,
+) -> dict[Kind, Path]:
+    """A bundle for each kind, made of hard links where the file system is the same."""
+    with room_for("lay out what is published", sum(map(folder_size, folders.values()))):
+        return {
+            kind: assemble_bundle(folder, cards[kind], scratch / kind, receipts.get(kind))
+            for kind, folder in folders.items()
+        }
 
 
 def _require_tested(kind: Kind, found: Mapping[str, str], tested: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.hub_server import HubServer
 from tests.unit.publishing.conftest import CARD
 from vlmtune.errors import UserError
-from vlmtune.publishing.hub import PushedRepo, push_folder
+from vlmtune.publishing.hub import PushedRepo, push_folder, tag_commit
 from vlmtune.revision import hash_files
 
 Push = Callable[..., PushedRepo]
@@ -19,12 +19,13 @@ Push = Callable[..., PushedRepo]
 
 @pytest.fixture
 def push(folder: Path) -> Push:
-    """Push the folder to shop/words."""
+    """Push the folder to shop/words, and tag it if asked to."""
 
     def push(
         private: bool = True, repo_id: str = "shop/words", tag: str | None = None
     ) -> PushedRepo:
-        return push_folder(folder, repo_id, private, "vlmtune: adapter", tag)
+        pushed = push_folder(folder, repo_id, private, "vlmtune: adapter", tag)
+        return tag_commit(pushed, tag) if tag else pushed
 
     return push
 

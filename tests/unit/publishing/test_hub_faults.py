@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from tests.hub_server import DROP, LOSE_ANSWER, SIGNATURE, STALL, HubServer
 from vlmtune.errors import UserError
-from vlmtune.publishing.hub import PushedRepo, push_folder
+from vlmtune.publishing.hub import PushedRepo, push_folder, tag_commit
 from vlmtune.publishing.patience import Patience
 from vlmtune.publishing.same_files import NotWhatWasTested
 from vlmtune.revision import hash_files
@@ -40,9 +40,11 @@ THE_CLIENTS = (TREE, PREUPLOAD, LFS, PUT, HEAD)
 def push(folder: Path) -> Push:
     """Push the folder to shop/words as v1."""
 
-    def push(patience: Patience | None = None, **options: Any) -> PushedRepo:
-        options = {"tag": "v1", "patience": patience} | options
-        return push_folder(folder, "shop/words", True, "vlmtune: adapter", **options)
+    def push(
+        tag: str = "v1", patience: Patience | None = None, files: dict[str, str] | None = None
+    ) -> PushedRepo:
+        pushed = push_folder(folder, "shop/words", True, "vlmtune: adapter", tag, files, patience)
+        return tag_commit(pushed, tag, patience)
 
     return push
 
@@ -187,7 +189,7 @@ def test_the_waits_of_a_push_are_bounded_together(
     hub: HubServer, push: Push, pauses: list[float]
 ) -> None:
     """Each thing alone would be waited for, but not all of them."""
-    for part in (CREATE, COMMIT, TAG):
+    for part in (CREATE, COMMIT, RESOLVE):
         hub.fail(part, 429, headers={"Retry-After": "70"})
     assert "asks to wait for 70 s" in refusal(hub, push).problem
     assert pauses == [70.0, 70.0]
@@ -239,13 +241,13 @@ def test_the_client_is_left_as_it_was(hub: HubServer, push: Push, folder: Path) 
     try:
         set_client_factory(make)
         push()
-        assert len(made) == 1 and made[0].is_closed
-        assert get_session() is made[1]
-        assert len(made[1].event_hooks["request"]) == 1 and not made[1].event_hooks["response"]
+        assert len(made) == 2 and all(client.is_closed for client in made)  # push, and tag
+        assert get_session() is made[2]
+        assert len(made[2].event_hooks["request"]) == 1 and not made[2].event_hooks["response"]
         hub.fail(COMMIT, 403)
         (folder / "README.md").write_text("# Another\n")
         with pytest.raises(UserError, match="403"):
-            push(tag=None)
+            push(tag="v2")
         assert get_session() is made[-1] and not made[-1].event_hooks["response"]
     finally:
         set_client_factory(before)

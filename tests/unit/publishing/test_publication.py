@@ -1,5 +1,6 @@
 """What is published where, with the real Hub client and a Hub on this machine."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.numpy import save_file
 from tests.hub_server import STALL, HubServer
 from vlmtune.catalog.catalog import Catalog
 from vlmtune.config.publishing import HubConfig
+from vlmtune.errors import UserError
 from vlmtune.evaluation.gate import PromotionDecision
 from vlmtune.evaluation.intervals import Interval
 from vlmtune.evaluation.results import EvaluationReport
@@ -170,6 +172,25 @@ def test_a_tampered_merge_stops_it_before_anything_is_sent(
     assert hub.requests == [] and hub.repos == {}
 
 
+def test_no_room_to_lay_it_out(
+    hub: HubServer,
+    adapter: Adapter,
+    merged: MergeResult,
+    tested: Tested,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where files must be copied and the disk takes no more, nothing is sent."""
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.link", refuse)
+    monkeypatch.setattr("shutil.copy2", refuse)
+    with pytest.raises(UserError, match="has no room to lay out what is published") as caught:
+        publish(BOTH, adapter, merged, CARDS, tested)
+    assert "TMPDIR" in caught.value.mend and hub.requests == []
+
+
 def test_what_was_never_tested_is_not_sent(
     hub: HubServer, adapter: Adapter, merged: MergeResult, tested: Tested
 ) -> None:
@@ -211,13 +232,15 @@ def test_a_failed_push_is_no_publication(
     assert done.status == "unpublished"
     assert done.reason.startswith("merged: ") and "shop/words-merged" in done.reason
     assert "\n" not in done.reason and hub.token not in done.model_dump_json()
-    assert list(done.repos) == ["adapter"]
-    assert hub.repos["shop/words"].tags == {"v1": done.repos["adapter"].commit}
+    assert list(done.repos) == (["adapter", "merged"] if spoil == spoil_tag else ["adapter"])
+    tags = {"v1": done.repos["adapter"].commit} if spoil == spoil_tag else {}
+    assert hub.repos["shop/words"].tags == tags  # no version is marked before all have arrived
     assert hub.repos["shop/words-merged"].tags == {}
     assert (done.cards, done.receipts) == (CARDS, RECEIPTS)
     hub.heal()
     again = publish(BOTH, adapter, merged, CARDS, tested, RECEIPTS, "v1")
-    assert again.status == "pushed" and again.repos["adapter"] == done.repos["adapter"]
+    assert again.status == "pushed"
+    assert again.repos["adapter"].commit == done.repos["adapter"].commit
     assert all(len(repo.commits) == 2 for repo in hub.repos.values())
 
 
