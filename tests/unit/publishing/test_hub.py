@@ -107,12 +107,22 @@ def test_a_removed_file_is_removed_on_the_hub(
 
 
 def test_the_same_again_changes_nothing(hub: HubServer, push: Push) -> None:
-    """A push that was not needed makes no commit, uploads nothing and names the last commit."""
+    """A push that was not needed only looks, and names the last commit."""
     first = push()
     hub.requests.clear()
     assert push() == first
     assert len(hub.repos["shop/words"].commits) == 2
-    assert not [asked for asked in hub.requests if asked.startswith("PUT") or "/commit/" in asked]
+    assert not [asked for asked in hub.requests if asked.startswith(("PUT", "POST"))]
+
+
+def test_other_weights_under_the_same_names(hub: HubServer, push: Push, folder: Path) -> None:
+    """Only what is on LFS has changed, and by one byte: it goes out."""
+    push()
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    push()
+    assert len(hub.repos["shop/words"].commits) == 3
+    assert hub.repos["shop/words"].files == contents(folder)
 
 
 def test_a_tag_stands_on_the_version(hub: HubServer, push: Push, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from tests.hub_server import DROP, LOSE_ANSWER, SIGNATURE, STALL, HubServer
 from vlmtune.errors import UserError
+from vlmtune.publishing import patience
 from vlmtune.publishing.hub import PushedRepo, push_folder, tag_commit
 from vlmtune.publishing.patience import Patience
 from vlmtune.publishing.same_files import NotWhatWasTested
@@ -219,10 +220,13 @@ def test_a_stall_ends(hub: HubServer, push: Push, folder: Path, part: str) -> No
     assert time.monotonic() - start < 10  # the server would stay silent for 30 s
 
 
-def test_stalls_use_patience_up(hub: HubServer, push: Push) -> None:
-    """The time that was waited in vain counts: 2 of 3 answers' time, and a pause of 1 to 2 s."""
+def test_stalls_use_patience_up(
+    hub: HubServer, push: Push, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time that was waited in vain counts: twice 0.3 + 1 s are more than 2.5 s."""
+    monkeypatch.setattr(patience, "_seconds_to_wait", lambda state: 1.0)
     hub.fail(COMMIT, STALL, times=50)
-    error = refusal(hub, push, patience=Patience(seconds=2.7, answer_seconds=0.3))
+    error = refusal(hub, push, patience=Patience(seconds=2.5, answer_seconds=0.3))
     assert "the Hub does not answer" in error.problem
     assert count(hub, COMMIT) == 2
 
@@ -271,6 +275,13 @@ def test_refused(
     assert "the Hub refuses the push to shop/words" in error.problem
     assert str(status) in error.problem and mend in error.mend
     assert count(hub, part) == 1 and pauses == []
+
+
+def test_a_repo_that_may_not_be_seen_is_not_made(hub: HubServer, push: Push) -> None:
+    """Only a repo that is not there is made."""
+    hub.fail(INFO, 403)
+    assert "write access to shop/words" in refusal(hub, push).mend
+    assert count(hub, CREATE) == 0
 
 
 def test_two_pushes_at_once_mark_one_version(hub: HubServer, push: Push) -> None:

@@ -244,6 +244,17 @@ def test_a_failed_push_is_no_publication(
     assert all(len(repo.commits) == 2 for repo in hub.repos.values())
 
 
+def test_a_taken_tag_is_refused_before_anything_is_sent(
+    hub: HubServer, adapter: Adapter, merged: MergeResult, tested: Tested
+) -> None:
+    """Another card under the name of an older version."""
+    publish(BOTH, adapter, merged, CARDS, tested, tag="v1")
+    other: dict[Kind, str] = {kind: f"{card}Better.\n" for kind, card in CARDS.items()}
+    done = publish(BOTH, adapter, merged, other, tested, tag="v1")
+    assert done.status == "unpublished" and "has a tag v1 already" in done.reason
+    assert all(len(repo.commits) == 2 for repo in hub.repos.values())
+
+
 def test_the_first_push_that_fails_ends_it(
     hub: HubServer, adapter: Adapter, merged: MergeResult, tested: Tested
 ) -> None:
