@@ -27,6 +27,7 @@ from vlmtune.evaluation.results import EvaluationReport, Prediction
 from vlmtune.models.adapter import Adapter, AdapterRecord, BaseWeightsInAdapter
 from vlmtune.models.base_model import BaseModelRef, resolve_base_model
 from vlmtune.prompting import format_examples
+from vlmtune.publishing.hub import PushedRepo
 from vlmtune.publishing.publication import Publication
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,8 +216,24 @@ def test_reports_and_publications_are_json(stored: RoundTrip, tmp_path: Path) ->
     )
     assert stored(EvaluationReportMaterializer, report) == report
     assert json.loads((tmp_path / "artifact" / "record.json").read_text())["rows"] == 1
-    publication = Publication(status="ready", cards={"adapter": "# card"})
+    pushed = PushedRepo(
+        repo_id="a/b", url="https://hub/a/b", commit="c" * 40, tag="v3", files={"README.md": "f"}
+    )
+    publication = Publication(
+        status="unpublished",
+        reason="merged: no room",
+        repos={"adapter": pushed},
+        cards={"adapter": "# card"},
+        receipts={"adapter": "{}"},
+    )
     folder = tmp_path / "publication"
     folder.mkdir()
-    PublicationMaterializer(uri=str(folder)).save(publication)
-    assert PublicationMaterializer(uri=str(folder)).load(Publication) == publication
+    materializer = PublicationMaterializer(uri=str(folder))
+    materializer.save(publication)
+    assert materializer.load(Publication) == publication
+    assert materializer.extract_metadata(publication) == {
+        "status": "unpublished",
+        "reason": "merged: no room",
+        "adapter": "https://hub/a/b",
+        "adapter_tag": "v3",
+    }
