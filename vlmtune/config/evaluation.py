@@ -1,6 +1,6 @@
 """What is measured on the held-out rows, and what is asked of a model before it goes out."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -8,6 +8,7 @@ from vlmtune.config.section import Section
 
 Metric = str
 LeadMetric = Literal["auto", "rouge_l", "chrf_row"]
+BatchSize = Annotated[int, Field(gt=0)] | Literal["auto"]
 
 
 class RulesConfig(Section):
@@ -32,7 +33,9 @@ class EvaluationConfig(Section):
     """How the base and the tuned model are compared on the same held-out rows."""
 
     max_rows: int = Field(200, gt=0, description="at most so many held-out rows are described")
-    batch_size: int = Field(16, gt=0, description="rows described at a time")
+    batch_size: BatchSize = Field(
+        16, description="rows described at a time; auto: as many as the memory holds"
+    )
     copied_fields: list[str] = Field(
         [], description="fields whose value must stand in the description, letter by letter"
     )

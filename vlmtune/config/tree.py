@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from vlmtune.config.data import DESCRIPTION, PICTURE, DataConfig, PromptConfig
+from vlmtune.config.describing import DescribeConfig
 from vlmtune.config.evaluation import EvaluationConfig
 from vlmtune.config.forwarded import (
     BitsAndBytesOptions,
@@ -42,6 +43,7 @@ class FinetuneConfig(Section):
         {"max_new_tokens": 256, "do_sample": False}, description="transformers.GenerationConfig"
     )
     evaluation: EvaluationConfig = EvaluationConfig()
+    describe: DescribeConfig = DescribeConfig()
     merge: MergeConfig = MergeConfig()
     hub: HubConfig = HubConfig()
     tracking: TrackingConfig = TrackingConfig()

@@ -107,7 +107,7 @@ def _repetition(answer: Answer, rules: RulesConfig) -> Iterator[str]:
 
 
 def _language(answer: Answer, rules: RulesConfig) -> Iterator[str]:
-    if rules.same_language:
+    if rules.same_language and answer.reference.strip():
         found, wanted = detect_language(answer.text), detect_language(answer.reference)
         if found and wanted and found != wanted:
             yield f"written in {found!r}, the catalog's own text in {wanted!r}"
