@@ -3,6 +3,7 @@
     python run.py --pipeline finetune
     python run.py --pipeline finetune --config configs/qwen2vl_7b.yaml --set seed=7
     python run.py --pipeline check --config configs/qwen2vl_7b.yaml
+    python run.py --pipeline describe --config shop.yaml --model-run runs/latest
     python run.py init FOLDER
     python run.py try PICTURE --name "..." --category "..."
     python run.py lineage latest
@@ -16,12 +17,16 @@ import atexit
 import logging
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from vlmtune.environment import hide_traces_of, prepare_environment
 from vlmtune.errors import UserError
 
-PIPELINES = ("finetune", "check")
+if TYPE_CHECKING:
+    from orchestration.trained_model import TrainedModel
+    from vlmtune.config.tree import FinetuneConfig
+
+PIPELINES = ("finetune", "check", "describe")
 COMMANDS = ("init", "lineage", "try")
 FAILED, INTERRUPTED = 1, 130
 INIT_HELP = """\
@@ -55,7 +60,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command goes on from where it was", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if options.verbose:
@@ -96,7 +101,8 @@ def pipeline_parser() -> argparse.ArgumentParser:
         "--pipeline",
         choices=PIPELINES,
         required=True,
-        help="what to run: finetune; or check, which reads and judges the catalog only",
+        help="what to run: finetune; check, which reads and judges the catalog only; or describe, "
+        "which writes descriptions for a new catalog with a trained model",
     )
     parser.add_argument(
         "--config",
@@ -104,6 +110,13 @@ def pipeline_parser() -> argparse.ArgumentParser:
         default=Path("configs/demo.yaml"),
         metavar="FILE",
         help="the configuration (default: %(default)s, which needs no GPU and no network)",
+    )
+    parser.add_argument(
+        "--model-run",
+        type=Path,
+        metavar="FOLDER",
+        help="with describe: folder of the run whose model, prompt and rules are taken; --config "
+        "then says only what the new catalog is (default: runs/latest)",
     )
     parser.add_argument(
         "--set",
@@ -202,33 +215,51 @@ def _add_verbose(parser: argparse.ArgumentParser) -> None:
 
 def start_pipeline(options: argparse.Namespace) -> int:
     """`--pipeline NAME`, with `--dry-run` and `--schedule`."""
-    from vlmtune.config.loading import dump_config, load_config
+    from vlmtune.config.loading import dump_config
 
-    config = load_config(options.config, options.set)
+    config, trained = _resolve(options)
     if options.dry_run:
         from orchestration.inputs import resolve_inputs
         from orchestration.pipeline_run import FINETUNE, plan
         from orchestration.training_plan import resolve_training
 
-        inputs = resolve_inputs(config)
+        inputs = resolve_inputs(config, trained)
         if options.pipeline == FINETUNE:
             config, _ = resolve_training(config, inputs.base)
         print(dump_config(config))
-        for step, what in plan(options.pipeline, config, inputs):
+        for step, what in plan(options.pipeline, config, inputs, trained):
             print(f"{step:<22} {what}")
         return 0
     if options.schedule:
         from orchestration.schedule import schedule
 
         arguments = _without_schedule(sys.argv[1:])
-        print(schedule(options.pipeline, config, options.schedule, options.stack, arguments))
+        print(
+            schedule(options.pipeline, config, options.schedule, options.stack, arguments, trained)
+        )
         return 0
     from orchestration.console import print_outcome
     from orchestration.pipeline_run import run_pipeline
 
-    outcome = run_pipeline(options.pipeline, config, options.stack, use_cache=not options.no_cache)
+    outcome = run_pipeline(
+        options.pipeline, config, options.stack, use_cache=not options.no_cache, trained=trained
+    )
     print_outcome(outcome)
     return 0 if outcome.summary["status"] in ("completed", "cached") else FAILED
+
+
+def _resolve(options: argparse.Namespace) -> "tuple[FinetuneConfig, TrainedModel | None]":
+    """The config, and for describing the model and what its run decided."""
+    from vlmtune.config.loading import load_config, load_describing_config
+
+    if options.pipeline != "describe":
+        if options.model_run:
+            raise UserError("--model-run goes with --pipeline describe only.")
+        return load_config(options.config, options.set), None
+    from orchestration.trained_model import LATEST, model_of_run
+
+    trained = model_of_run(options.model_run or LATEST)
+    return load_describing_config(options.config, trained.config, options.set), trained
 
 
 def _without_schedule(arguments: list[str]) -> list[str]:

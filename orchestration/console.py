@@ -13,7 +13,10 @@ def print_outcome(outcome: RunOutcome) -> None:
     """What became of the rows, base against tuned, then where to look."""
     console, summary = Console(), outcome.summary
     if summary["catalog"]:
-        console.print(rows_in_words(summary["catalog"]), highlight=False)
+        is_split = summary["descriptions"] is None
+        console.print(rows_in_words(summary["catalog"], is_split), highlight=False)
+    if summary["descriptions"]:
+        console.print(descriptions_in_words(summary["descriptions"]), highlight=False)
     base, tuned = (summary["metrics"].get(name, {}) for name in ("base", "tuned"))
     if tuned:
         table = Table("metric", "base", "tuned", title="Held-out rows")
@@ -28,15 +31,25 @@ def print_outcome(outcome: RunOutcome) -> None:
         console.print(f"{label:<12} {place}", highlight=False, soft_wrap=True)
 
 
-def rows_in_words(catalog: dict[str, Any]) -> str:
+def rows_in_words(catalog: dict[str, Any], is_split: bool = True) -> str:
     """The ledger's counts, and the reasons that keep rows out, as text to print."""
     counts = catalog["rows"]
+    sides = f"; {counts['train']} to train on, {counts['held_out']} held out" if is_split else ""
     lines = [
         f"{counts['rows_read']} rows read: {counts['kept']} kept, {counts['repaired']} repaired, "
-        f"{counts['quarantined']} quarantined; {counts['train']} to train on, "
-        f"{counts['held_out']} held out"
+        f"{counts['quarantined']} quarantined{sides}"
     ]
     lines += [f"  {rows:>6} {code}" for code, rows in catalog["reasons"].items()]
+    return "\n".join(lines)
+
+
+def descriptions_in_words(found: dict[str, Any]) -> str:
+    """How many rows were described, by what, and what is to be looked at, as text to print."""
+    lines = [
+        f"{found['rows']} rows described by the {found['model']}, {found['new_rows']} of them now; "
+        f"{found['flagged_rows']} to look at"
+    ]
+    lines += [f"  {rows:>6} {flag}" for flag, rows in found["flags"].items()]
     return "\n".join(lines)
 
 
@@ -44,6 +57,8 @@ def where_to_look(outcome: RunOutcome) -> list[tuple[str, str]]:
     """Label and place of everything a run leaves."""
     folder, summary = outcome.folder, outcome.summary
     files = {
+        "descriptions": "descriptions.html",
+        "as a table": "descriptions.csv",
         "report": "report.html",
         "data report": "data_report.html",
         "ledger": "ledger.html",

@@ -17,6 +17,7 @@ from orchestration.inputs import (
 )
 from orchestration.run_folder import PAGES, fill_run_folder, make_run_folder, write_failure
 from orchestration.stack import ActiveStack, use_stack
+from orchestration.trained_model import TrainedModel
 from orchestration.training_plan import resolve_training
 from vlmtune.config.loading import dump_config
 from vlmtune.config.tree import FinetuneConfig
@@ -25,7 +26,7 @@ from vlmtune.training.checkpoints import remove_finished
 
 logger = logging.getLogger(__name__)
 
-FINETUNE, CHECK = "finetune", "check"
+FINETUNE, CHECK, DESCRIBE = "finetune", "check", "describe"
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,26 @@ class RunOutcome:
 
 
 def run_pipeline(
-    name: str, config: FinetuneConfig, stack_name: str | None, use_cache: bool
+    name: str,
+    config: FinetuneConfig,
+    stack_name: str | None,
+    use_cache: bool,
+    trained: TrainedModel | None = None,
 ) -> RunOutcome:
     """Run a pipeline and fill the run's folder, also when a step fails.
 
     Args:
-        name: finetune, or check to read and judge the catalog only.
+        name: finetune; check to read and judge the catalog only; or describe.
+        trained: the model that describes.
 
     Raises:
         UserError: something the user can mend, from the checks or from a step.
     """
     start = time.monotonic()
-    inputs = resolve_inputs(config)
-    if name == FINETUNE:
+    inputs = resolve_inputs(config, trained)
+    if name != CHECK:
         check_device(config)
+    if name == FINETUNE:
         config, training = resolve_training(config, inputs.base)
         logger.info("Training: %s", training)
     stack = use_stack(stack_name)
@@ -63,15 +70,24 @@ def run_pipeline(
         configured_pipeline(name, config, run_name, use_cache)(
             config=config,
             catalog_version=inputs.catalog_version,
-            previous=_previous_ledger(config, inputs),
             base=inputs.base,
             tracker=stack.tracker,
+            **_own_arguments(config, inputs, trained),
         )
     except BaseException:
         _keep_what_there_is(folder, run_name, config, time.monotonic() - start)
         raise
     remove_finished(config.output.work_dir / "checkpoints", run_name)
     return RunOutcome(folder, _fill(folder, run_name, config), stack)
+
+
+def _own_arguments(
+    config: FinetuneConfig, inputs: ResolvedInputs, trained: TrainedModel | None
+) -> dict[str, Any]:
+    """What only some pipelines take."""
+    if trained:
+        return {"chosen": trained.chosen}
+    return {"previous": _previous_ledger(config, inputs)}
 
 
 def _previous_ledger(config: FinetuneConfig, inputs: ResolvedInputs) -> str | None:
@@ -88,6 +104,7 @@ def configured_pipeline(
 ) -> Any:
     """The pipeline with what its steps may know of the run as a whole."""
     from pipelines.check import check
+    from pipelines.describe import describe
     from pipelines.finetune import finetune
     from steps.context import RunContext
 
@@ -102,7 +119,8 @@ def configured_pipeline(
         options["run_name"] = run_name
     if not use_cache:
         options["enable_cache"] = False
-    return {FINETUNE: finetune, CHECK: check}[name].with_options(**options)
+    pipelines = {FINETUNE: finetune, CHECK: check, DESCRIBE: describe}
+    return pipelines[name].with_options(**options)
 
 
 def _fill(folder: Path, run_name: str, config: FinetuneConfig) -> dict[str, Any]:
@@ -125,9 +143,13 @@ def _keep_what_there_is(
         write_failure(folder, run_name, seconds)
 
 
-def plan(name: str, config: FinetuneConfig, inputs: ResolvedInputs) -> list[tuple[str, str]]:
+def plan(
+    name: str, config: FinetuneConfig, inputs: ResolvedInputs, trained: TrainedModel | None = None
+) -> list[tuple[str, str]]:
     """What a run would do, step by step, for `--dry-run`."""
     steps = _reading_steps(config, inputs)
+    if trained:
+        return [steps[0], ("describe_catalog", f"with {trained.describe(config)}")]
     return steps if name == CHECK else steps + _training_steps(config, inputs)
 
 

@@ -10,11 +10,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vlmtune.describing.files import replaced, write_files
 from vlmtune.publishing.bundle import assemble_bundle
 from vlmtune.publishing.publication import folders_to_publish
 
 SUMMARY, CONFIG = "summary.json", "config.resolved.yaml"
-PAGES = {"report": "report.html", "data_report": "data_report.html", "ledger_page": "ledger.html"}
+PAGES = {
+    "report": "report.html",
+    "data_report": "data_report.html",
+    "ledger_page": "ledger.html",
+    "descriptions_page": "descriptions.html",
+}
 LATEST = {"finetune": "latest"}  # of another pipeline it is latest-NAME
 
 
@@ -42,7 +48,10 @@ def fill_run_folder(folder: Path, run: Any, hub: Any) -> dict[str, Any]:
     _write_summary(folder, summary)
     for artifact, page in PAGES.items():
         if artifact in artifacts:
-            (folder / page).write_text(str(artifacts[artifact].load()), encoding="utf-8")
+            with replaced(folder / page) as scratch:
+                scratch.write_text(str(artifacts[artifact].load()), encoding="utf-8")
+    if "descriptions" in artifacts:
+        write_files(artifacts["descriptions"].load().table, folder)
     if "ledger" in artifacts:
         _lay_out_ledger(folder, artifacts["ledger"].load())
     if "publication" in artifacts:
@@ -61,6 +70,7 @@ def write_failure(folder: Path, run_name: str, seconds: float) -> None:
             "steps": {},
             "catalog": None,
             "metrics": {},
+            "descriptions": None,
             "mlflow_run_id": None,
             "artifacts": {},
         },
@@ -95,6 +105,7 @@ def _summary(run: Any, artifacts: dict[str, Any]) -> dict[str, Any]:
         },
         "catalog": _catalog_facts(artifacts),
         "metrics": metrics,
+        "descriptions": _description_facts(artifacts),
         "mlflow_run_id": mlflow_run_of(run),
         "trained_in_mlflow_run": adapter.record.mlflow_run_id if adapter else None,
         "training": adapter.record.describe() | adapter.record.layout if adapter else None,
@@ -121,6 +132,12 @@ def _catalog_facts(artifacts: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def _description_facts(artifacts: dict[str, Any]) -> dict[str, Any] | None:
+    if "descriptions" not in artifacts:
+        return None
+    return dict(artifacts["descriptions"].load().record.model_dump())
+
+
 def mlflow_run_of(run: Any) -> str | None:
     """Id of the MLflow run that this pipeline run made; None if no tracked step was executed."""
     for step in run.steps.values():
@@ -143,9 +160,9 @@ def _seconds(record: Any) -> float | None:
 
 
 def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    scratch = folder / f".{SUMMARY}"
-    scratch.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    scratch.replace(folder / SUMMARY)  # atomic: whoever watches never reads half of it
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    with replaced(folder / SUMMARY) as scratch:  # whoever watches never reads half of it
+        scratch.write_text(text, encoding="utf-8")
 
 
 def _lay_out_ledger(folder: Path, ledger: Any) -> None:

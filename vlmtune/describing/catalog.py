@@ -18,8 +18,8 @@ from vlmtune.config.evaluation import RulesConfig
 from vlmtune.config.model import ModelConfig
 from vlmtune.describing.journal import KEY, Journal, fingerprint
 from vlmtune.describing.results import (
-    Descriptions,
     DescribingRecord,
+    Descriptions,
     field_column,
     table_schema,
 )

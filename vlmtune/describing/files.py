@@ -60,7 +60,9 @@ def _write_csv(table: "Table", path: Path) -> None:
     with path.open("w", encoding="utf-8-sig", newline="") as file:  # the mark is for Excel
         writer = csv.DictWriter(file, table.column_names)
         writer.writeheader()
-        writer.writerows({name: _cell(name, value) for name, value in row.items()} for row in records_of(table))
+        writer.writerows(
+            {name: _cell(name, value) for name, value in row.items()} for row in records_of(table)
+        )
 
 
 def _cell(name: str, value: Any) -> Any:

@@ -60,9 +60,7 @@ class VllmWriter:
         self.processor = load_processor(folder, None, config)
         self.rows_at_once = ROWS_AT_ONCE if batch_size == AUTO else int(batch_size)
         self.sampling = SamplingParams(**sampling)
-        self.llm = LLM(
-            model=folder, dtype="bfloat16", trust_remote_code=config.trust_remote_code
-        )
+        self.llm = LLM(model=folder, dtype="bfloat16", trust_remote_code=config.trust_remote_code)
 
     def __call__(self, rows: "Dataset") -> Iterator[list[WrittenText]]:
         """Describe rows with `prompt` and `images`, some at a time."""
@@ -75,8 +73,6 @@ class VllmWriter:
             yield self._write(start, requests)
 
     def _write(self, start: int, requests: list[dict[str, Any]]) -> list[WrittenText]:
-        import time
-
         began = time.monotonic()
         answers = self.llm.generate(requests, self.sampling, use_tqdm=False)
         share = (time.monotonic() - began) / len(requests)

@@ -8,6 +8,7 @@ from typing import Any
 
 from vlmtune.catalog.catalog import Catalog
 from vlmtune.catalog.ledger import Decision, RowLedger, flat_line
+from vlmtune.describing.results import DescribingRecord
 from vlmtune.evaluation.results import EvaluationReport
 from vlmtune.revision import is_local
 from vlmtune.tracking.provenance import Provenance
@@ -44,8 +45,12 @@ def log_run(config: dict[str, Any], config_yaml: str, provenance: Provenance) ->
     mlflow.log_dict(provenance.model_dump(), "provenance.json")
 
 
-def log_catalog(catalog: Catalog) -> None:
-    """Name the catalog, with its digest, as the run's data-set input."""
+def log_catalog(catalog: Catalog, context: str = "training") -> None:
+    """Name the catalog, with its digest, as the run's data-set input.
+
+    Args:
+        context: what it is used for.
+    """
     import mlflow
     from mlflow.data.dataset_source_registry import resolve_dataset_source
     from mlflow.data.huggingface_dataset_source import HuggingFaceDatasetSource
@@ -60,7 +65,7 @@ def log_catalog(catalog: Catalog) -> None:
     else:
         source = HuggingFaceDatasetSource(catalog.source, revision=catalog.version)
     digest = catalog.version.removeprefix("sha256:")[:36]  # MLflow's limit for a digest
-    mlflow.log_input(MetaDataset(source, name="catalog", digest=digest), context="training")
+    mlflow.log_input(MetaDataset(source, name="catalog", digest=digest), context=context)
     mlflow.set_tag("vlmtune.catalog_version", catalog.version)
 
 
@@ -135,6 +140,17 @@ def _example_table(report: EvaluationReport, catalog: Catalog, rows: int) -> dic
         for field, value in prediction.fields.items():
             table.setdefault(field, []).append(value)
     return table
+
+
+def log_descriptions(record: DescribingRecord) -> None:
+    """Log how many rows were described, how fast, and how many are to be looked at."""
+    import mlflow
+
+    if not active_run_id():
+        return
+    mlflow.set_tag("vlmtune.described_by", record.model)
+    mlflow.log_metrics({f"describe/{name}": value for name, value in record.metrics.items()})
+    mlflow.log_metrics({f"describe/flag/{flag}": float(n) for flag, n in record.flags.items()})
 
 
 def log_html(html: str, name: str) -> None:
