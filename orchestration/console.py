@@ -16,7 +16,8 @@ def print_outcome(outcome: RunOutcome) -> None:
         is_split = summary["descriptions"] is None
         console.print(rows_in_words(summary["catalog"], is_split), highlight=False)
     if summary["descriptions"]:
-        console.print(descriptions_in_words(summary["descriptions"]), highlight=False)
+        words = descriptions_in_words(summary["descriptions"])
+        console.print(words, highlight=False, soft_wrap=True)
     base, tuned = (summary["metrics"].get(name, {}) for name in ("base", "tuned"))
     if tuned:
         table = Table("metric", "base", "tuned", title="Held-out rows")
@@ -46,7 +47,7 @@ def rows_in_words(catalog: dict[str, Any], is_split: bool = True) -> str:
 def descriptions_in_words(found: dict[str, Any]) -> str:
     """How many rows were described, by what, and what is to be looked at, as text to print."""
     lines = [
-        f"{found['rows']} rows described by the {found['model']}, {found['new_rows']} of them now; "
+        f"{found['rows']} rows described by the {found['model']}; "
         f"{found['flagged_rows']} to look at"
     ]
     lines += [f"  {rows:>6} {flag}" for flag, rows in found["flags"].items()]

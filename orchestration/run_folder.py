@@ -135,7 +135,8 @@ def _catalog_facts(artifacts: dict[str, Any]) -> dict[str, Any] | None:
 def _description_facts(artifacts: dict[str, Any]) -> dict[str, Any] | None:
     if "descriptions" not in artifacts:
         return None
-    return dict(artifacts["descriptions"].load().record.model_dump())
+    record = artifacts["descriptions"].load().record
+    return {**record.model_dump(), "rows_per_second": record.rows_per_second}
 
 
 def mlflow_run_of(run: Any) -> str | None:

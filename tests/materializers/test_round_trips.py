@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from materializers.adapter import AdapterMaterializer
 from materializers.catalog import CatalogMaterializer
+from materializers.descriptions import DescriptionsMaterializer
 from materializers.evaluation_report import EvaluationReportMaterializer
 from materializers.examples import ExamplesMaterializer
 from materializers.ledger import RowLedgerMaterializer
@@ -23,6 +24,7 @@ from vlmtune.catalog.catalog import Catalog
 from vlmtune.catalog.ledger import RowLedger
 from vlmtune.config.data import DataConfig, HeldOutConfig, PromptConfig
 from vlmtune.config.loading import load_config
+from vlmtune.describing.results import DescribingRecord, Descriptions, table_schema
 from vlmtune.evaluation.results import EvaluationReport, Prediction
 from vlmtune.models.adapter import Adapter, AdapterRecord, BaseWeightsInAdapter
 from vlmtune.models.base_model import BaseModelRef, resolve_base_model
@@ -220,3 +222,24 @@ def test_reports_and_publications_are_json(stored: RoundTrip, tmp_path: Path) ->
     folder.mkdir()
     PublicationMaterializer(uri=str(folder)).save(publication)
     assert PublicationMaterializer(uri=str(folder)).load(Publication) == publication
+
+
+def test_descriptions_keep_every_text(stored: RoundTrip, tmp_path: Path) -> None:
+    """Flags, fields and how it went; an empty table too."""
+    import pyarrow
+
+    row = {
+        **{"row_id": "a", "place": "row 1", "name": "杯子", "description": "A mug.\n"},
+        **{"flags": ["html"], "problems": ["HTML: '<b>'"], "model": "merged", "seconds": 0.5},
+    }
+    record = DescribingRecord(
+        **{"model": "merged", "engine": "transformers", "rows": 1, "new_rows": 1},
+        **{"flagged_rows": 1, "flags": {"html": 1}, "quarantined_rows": 2},
+        **{"new_tokens": 3, "seconds": 2.0},
+    )
+    table = pyarrow.Table.from_pylist([row], schema=table_schema(["name"]))
+    back = stored(DescriptionsMaterializer, Descriptions(table, record))
+    assert back.table.to_pylist() == [row] and back.table.schema == table.schema
+    assert back.record == record
+    told = DescriptionsMaterializer(uri=str(tmp_path)).extract_metadata(back)
+    assert (told["flagged_rows"], told["rows_per_second"], told["model"]) == (1, 0.5, "merged")

@@ -74,13 +74,12 @@ def describe_catalog(
         keys = [_row_key(row) for row in rows]
         with Journal(plan.folder / _fingerprint(catalog, describer, plan)) as journal:
             missing = [row for row, key in enumerate(keys) if key not in journal.finished]
-            if len(missing) < len(keys):
-                logger.info("%d of %d rows are described", len(keys) - len(missing), len(keys))
-            start = time.monotonic()
+            known, seconds = len(keys) - len(missing), 0.0
+            if known:
+                logger.info("%d of %d rows were described before", known, len(keys))
             if missing:
                 new = with_pictures(rows.select(missing), catalog)
-                _write(new, [keys[row] for row in missing], describer, plan, journal)
-            seconds = time.monotonic() - start if missing else 0.0
+                seconds = _write(new, [keys[row] for row in missing], describer, plan, journal)
             finished = [journal.finished[key] for key in keys]
         prompts = [[message["content"] for message in prompt] for prompt in rows["prompt"]]
     table = _table(catalog, ledger, prompts, finished, describer.name, plan.rules)
@@ -95,14 +94,8 @@ def describe_catalog(
         new_tokens=sum(finished[row]["tokens"] for row in missing),
         seconds=round(seconds, 2),
     )
-    logger.info(
-        "%d rows described, %d of them now (%.1f rows/s); %d flagged, %d in quarantine",
-        record.rows,
-        record.new_rows,
-        record.rows_per_second,
-        record.flagged_rows,
-        record.quarantined_rows,
-    )
+    if missing:
+        logger.info("%d rows described, %.1f rows/s", len(missing), record.rows_per_second)
     return Descriptions(table, record)
 
 
@@ -126,12 +119,14 @@ def _fingerprint(catalog: Catalog, describer: Describer, plan: DescribingPlan) -
 
 def _write(
     rows: "Dataset", keys: list[str], describer: Describer, plan: DescribingPlan, journal: Journal
-) -> None:
-    """Write the missing rows into the journal, each batch as soon as it is done."""
+) -> float:
+    """Write the missing rows into the journal, each batch as soon as it is done; returns the
+    seconds that it took once the model was there."""
     with (
         open_writer(describer, plan) as write,
         rows_progress(f"Describing with the {describer.kind}", len(rows)) as advance,
     ):
+        start = time.monotonic()
         for batch in write(rows):
             journal.add(
                 [
@@ -145,6 +140,7 @@ def _write(
                 ]
             )
             advance(len(batch))
+        return time.monotonic() - start
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
                 record = json.loads(line)
             except ValueError:
                 break
-            if not line.endswith(b"\n") or KEY not in record:
+            if not (line.endswith(b"\n") and isinstance(record, dict) and KEY in record):
                 break
             records.append(record)
             end += len(line)

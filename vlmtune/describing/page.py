@@ -64,12 +64,12 @@ class LeftOut:
 
 
 def render_descriptions(
-    descriptions: Descriptions, catalog: Catalog, ledger: RowLedger, title: str, rows_shown: int
+    descriptions: Descriptions, catalog: Catalog, ledger: RowLedger, run: str, rows_shown: int
 ) -> str:
     """Write the descriptions as one self-contained HTML page: flagged rows, then the others.
 
     Args:
-        title: the page's heading.
+        run: name of the run that describes.
         rows_shown: at most so many rows; the page says how many it leaves out.
 
     Returns:
@@ -83,7 +83,8 @@ def render_descriptions(
         page_environment(TEMPLATES)
         .get_template("descriptions.html.j2")
         .render(
-            title=title,
+            title=ledger.catalog_name,
+            run=run,
             record=record,
             flags={flag_meaning(flag): rows for flag, rows in record.flags.items()},
             flagged=_cards(flagged, descriptions, catalog),
@@ -101,10 +102,10 @@ def flag_meaning(flag: str) -> str:
 def _cards(
     rows: Sequence[int], descriptions: Descriptions, catalog: Catalog
 ) -> list[DescribedCard]:
-    return [
-        _card(record, catalog.pictures(row))
-        for row, record in zip(rows, descriptions.table.take(rows).to_pylist(), strict=True)
-    ]
+    import pyarrow
+
+    records = descriptions.table.take(pyarrow.array(rows, pyarrow.int64())).to_pylist()
+    return [_card(record, catalog.pictures(row)) for row, record in zip(rows, records, strict=True)]
 
 
 def _card(record: dict[str, Any], pictures: list[bytes]) -> DescribedCard:
