@@ -151,6 +151,14 @@ def configuration(folder: Path, tiny: bool) -> Any:
 
 def build_model(processor: Any, tiny: bool) -> Any:
     """Qwen2-VL-7B's shapes with random weights, quantised on the card."""
+    model = build_unquantised(processor, tiny)
+    quantize_in_place(model.get_decoder())
+    model.is_loaded_in_4bit = True
+    return model
+
+
+def build_unquantised(processor: Any, tiny: bool) -> Any:
+    """The same in bf16, with the same random weights."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLConfig
 
@@ -200,8 +208,6 @@ def build_model(processor: Any, tiny: bool) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-    quantize_in_place(model.get_decoder())
-    model.is_loaded_in_4bit = True
     return model.requires_grad_(False)
 
 
