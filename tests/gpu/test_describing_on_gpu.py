@@ -3,7 +3,6 @@
 python -m pytest -m gpu
 """
 
-import logging
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.gpu
 
 
-def test_compiled_decoding_writes_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_compiled_decoding_writes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nearly all texts: in bf16 a rounding may tip the scales here and there. The last batch is
     not full, and the step is compiled once for all."""
     torch = pytest.importorskip("torch")
