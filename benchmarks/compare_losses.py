@@ -1,6 +1,7 @@
 """The loss of each step, packed by vlmtune and padded by TRL, on the same rows.
 
     python benchmarks/compare_losses.py               # 100 steps of 32 rows, on a CPU
+    python benchmarks/compare_losses.py --fp32        # without the rounding of bf16
     python benchmarks/compare_losses.py --trl-adapter # TRL's own dtype of the adapter, bf16
 
 The demo's model learns the demo's catalog twice from the same first adapter: by TRL's SFTTrainer
@@ -17,17 +18,18 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from vlmtune.environment import prepare_environment  # noqa: E402
+
 ROWS_PER_STEP = 32
 SEED = 1
 TRAINING = {
-    "learning_rate": 2e-3,
     "lr_scheduler_type": "constant_with_warmup",
     "warmup_steps": 10,
     "max_grad_norm": 0.3,
     "logging_steps": 1,
     "save_strategy": "no",
     "eval_strategy": "no",
-    "bf16": True,
     "disable_tqdm": True,
     "gradient_checkpointing": False,
     "optim": "adamw_torch",
@@ -41,9 +43,13 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--pack-tokens", type=int, default=1_500, help="in a pack")
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--fp32", action="store_true", help="compute in fp32")
     parser.add_argument("--trl-adapter", action="store_true", help="do not hold TRL's in fp32")
     options = parser.parse_args()
     config, rows, base = demo_rows()
+    prepare_environment()
+    TRAINING.update(learning_rate=options.learning_rate, bf16=not options.fp32)
     packed, order = train_packed(config, rows, base, options)
     padded = train_padded(config, rows.select(order), options)
     apart = [abs(one - other) / other for one, other in zip(packed, padded, strict=True)]
@@ -75,12 +81,21 @@ def demo_rows() -> tuple[Any, Any, Any]:
     )
 
 
-def fresh_model(config: Any) -> tuple[Any, Any]:
+def fresh_model(config: Any, fp32: bool) -> tuple[Any, Any]:
     """The quantised base and its processor."""
+    import torch
+
     from vlmtune.models.base_model import resolve_base_model
     from vlmtune.models.quantized import quantize
 
     made = quantize(resolve_base_model(config.model), config.model, config.quantization)
+    if fp32:
+        for module in made.model.modules():
+            if hasattr(module, "compute_dtype"):
+                module.compute_dtype = torch.float32
+        for weight in made.model.parameters():
+            if weight.is_floating_point():
+                weight.data = weight.data.float()
     return made.model, made.processor
 
 
@@ -107,7 +122,12 @@ def train_packed(
             features=Path(folder) / "features",
         )
         trainer = build_trainer(
-            *fresh_model(config), base, rows, rows.select(range(2)), plan, lambda *_: None
+            *fresh_model(config, options.fp32),
+            base,
+            rows,
+            rows.select(range(2)),
+            plan,
+            lambda *_: None,
         )
         print("packed:", trainer.layout.facts)
         trainer.train()
@@ -128,7 +148,7 @@ def train_padded(config: Any, rows: Any, options: argparse.Namespace) -> list[fl
 
     from vlmtune.training.trainer import _keep_adapter_in_fp32
 
-    model, processor = fresh_model(config)
+    model, processor = fresh_model(config, options.fp32)
     set_seed(SEED)
     with tempfile.TemporaryDirectory() as folder:
         arguments = SFTConfig(

@@ -56,6 +56,12 @@ def variants() -> dict[str, dict[str, Any]]:
             ours = {"packs": limit, "checkpointing": checkpointing}
             found[f"ours-{mode}-{limit}"] = ours
             found[f"bare-{mode}-{limit}"] = {**ours, "bare": True}
+            found[f"bare-fp8-{mode}-{limit}"] = {
+                **ours,
+                "bare": True,
+                "compiled": True,
+                "fp8": True,
+            }
             found[f"compiled-{mode}-{limit}"] = {**ours, "compiled": True}
             found[f"fp8-{mode}-{limit}"] = {**ours, "compiled": True, "fp8": True}
     return found
@@ -66,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=192)
+    parser.add_argument("--rows", type=int, default=640, help="20 steps an epoch")
     parser.add_argument("--epochs", type=int, default=2, help="of our variants")
     parser.add_argument("--steps", type=int, default=5, help="of TRL's variants")
     parser.add_argument("--rounds", type=int, default=1)
@@ -151,6 +157,14 @@ def configuration(folder: Path, tiny: bool) -> Any:
 
 def build_model(processor: Any, tiny: bool) -> Any:
     """Qwen2-VL-7B's shapes with random weights, quantised on the card."""
+    model = build_unquantised(processor, tiny)
+    quantize_in_place(model.get_decoder())
+    model.is_loaded_in_4bit = True
+    return model
+
+
+def build_unquantised(processor: Any, tiny: bool) -> Any:
+    """The same in bf16, with the same random weights."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLConfig
 
@@ -200,8 +214,6 @@ def build_model(processor: Any, tiny: bool) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-    quantize_in_place(model.get_decoder())
-    model.is_loaded_in_4bit = True
     return model.requires_grad_(False)
 
 

@@ -10,6 +10,8 @@ from zenml.io import fileio
 from zenml.materializers.base_materializer import BaseMaterializer
 from zenml.utils import io_utils
 
+from vlmtune.files import link_or_copy
+
 RECORD = "record.json"
 
 
@@ -57,6 +59,11 @@ class FolderMaterializer(BaseMaterializer):
 def copy_folder(source: Path, target: Path) -> None:
     """Copy a folder's files into another one."""
     shutil.copytree(source, target, dirs_exist_ok=True)
+
+
+def link_folder(source: Path, target: Path) -> None:
+    """Give a folder's files a second name in another one; on another disk they are copied."""
+    shutil.copytree(source, target, copy_function=link_or_copy, dirs_exist_ok=True)
 
 
 def _empty(folder: Path) -> None:

@@ -1,17 +1,19 @@
-"""Stores the outcome of a merge: the merged model, or why there is none."""
+"""Stores the outcome of a merge: the merged model and its checks, or why there is none."""
 
 from typing import Any, ClassVar
 
-from zenml.enums import ArtifactType
+from zenml.enums import ArtifactType, VisualizationType
 
-from materializers.folders import RECORD, FolderMaterializer
-from vlmtune.models.merging import MergeRecord, MergeResult
+from materializers.folders import RECORD, FolderMaterializer, link_folder
+from vlmtune.models.merge_record import MergeRecord, MergeResult
+from vlmtune.revision import hash_text
 
 MODEL_FOLDER = "model"
 
 
 class MergeResultMaterializer(FolderMaterializer):
-    """The merged weights are written straight into the artifact's folder."""
+    """The merged model's files get a second name in the artifact's folder: on the same disk the
+    weights are written once."""
 
     ASSOCIATED_TYPES: ClassVar[tuple[type[Any], ...]] = (MergeResult,)
     ASSOCIATED_ARTIFACT_TYPE = ArtifactType.MODEL
@@ -20,9 +22,8 @@ class MergeResultMaterializer(FolderMaterializer):
     def save(self, data: MergeResult) -> None:
         """Write the record and, if there is one, the model."""
         with self.folder_to_write() as folder:
-            if data.model is not None and data.processor is not None:
-                data.model.save_pretrained(folder / MODEL_FOLDER)
-                data.processor.save_pretrained(folder / MODEL_FOLDER)
+            if data.folder is not None:
+                link_folder(data.folder, folder / MODEL_FOLDER)
             (folder / RECORD).write_text(data.record.model_dump_json(indent=1))
 
     def load(self, data_type: type[MergeResult]) -> MergeResult:
@@ -32,6 +33,25 @@ class MergeResultMaterializer(FolderMaterializer):
         model_folder = folder / MODEL_FOLDER
         return MergeResult(record=record, folder=model_folder if model_folder.exists() else None)
 
+    def save_visualizations(self, data: MergeResult) -> dict[str, VisualizationType]:
+        """The outcome and the checks as a table."""
+        outcome = [data.record.status, data.record.reason]
+        lines = [f"**{': '.join(filter(None, outcome))}**", "", "| check | wanted | found | met |"]
+        lines += ["|---" * 4 + "|"]
+        for check in data.record.checks:
+            met = "yes" if check.met else "**no**"
+            lines.append(f"| {check.name} | {check.wanted} | {check.found} | {met} |")
+        address = self.write_page("checks.md", "\n".join(lines) + "\n")
+        return {address: VisualizationType.MARKDOWN}
+
+    def compute_content_hash(self, data: MergeResult) -> str:
+        """SHA-256 over the record, which holds that of each file."""
+        return hash_text(data.record.model_dump_json())
+
     def extract_metadata(self, data: MergeResult) -> dict[str, Any]:
-        """Outcome and origin."""
-        return data.record.model_dump(exclude={"base"}) | {"base": data.record.base.id}
+        """Outcome, origin and what each check found."""
+        record = data.record
+        return record.model_dump(exclude={"base", "checks", "files"}) | {
+            "base": record.base.id,
+            "checks": {check.name: check.found for check in record.checks},
+        }

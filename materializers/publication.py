@@ -32,5 +32,8 @@ class PublicationMaterializer(FolderMaterializer):
         }
 
     def extract_metadata(self, data: Publication) -> dict[str, Any]:
-        """Status and addresses."""
-        return {"status": data.status, **{kind: repo.url for kind, repo in data.repos.items()}}
+        """Status, reason, addresses and tags."""
+        facts = {"status": data.status, "reason": data.reason}
+        facts |= {kind: repo.url for kind, repo in data.repos.items()}
+        facts |= {f"{kind}_tag": repo.tag for kind, repo in data.repos.items() if repo.tag}
+        return {name: fact for name, fact in facts.items() if fact}

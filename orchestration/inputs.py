@@ -4,6 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestration.trained_model import TrainedModel
 from vlmtune.catalog.source import catalog_version
 from vlmtune.config.tree import FinetuneConfig
 from vlmtune.errors import UserError
@@ -23,15 +24,23 @@ class ResolvedInputs:
     base: BaseModelRef
 
 
-def resolve_inputs(config: FinetuneConfig) -> ResolvedInputs:
+def resolve_inputs(config: FinetuneConfig, trained: TrainedModel | None = None) -> ResolvedInputs:
     """Pin catalog and base model, before anything heavy is imported.
 
+    Args:
+        trained: a model whose base is known already.
+
     Raises:
-        UserError: one of them is not there, or lacks a part.
+        UserError: one of them is not there, or lacks a part; or there are no descriptions.
     """
-    return ResolvedInputs(
-        catalog_version=catalog_version(config.data), base=resolve_base_model(config.model)
-    )
+    if not (trained or config.data.described):
+        raise UserError(
+            "data.described is false: rows without a description are nothing to learn from.",
+            "Leave it out and map the column of descriptions in data.columns; or describe the "
+            "rows: --pipeline describe",
+        )
+    base = trained.base if trained else resolve_base_model(config.model)
+    return ResolvedInputs(catalog_version=catalog_version(config.data), base=base)
 
 
 def check_device(config: FinetuneConfig) -> None:

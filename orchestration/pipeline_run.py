@@ -5,9 +5,11 @@ import secrets
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from orchestration.champion import follow_registry
 from orchestration.inputs import (
     ResolvedInputs,
     check_device,
@@ -17,6 +19,7 @@ from orchestration.inputs import (
 )
 from orchestration.run_folder import PAGES, fill_run_folder, make_run_folder, write_failure
 from orchestration.stack import ActiveStack, use_stack
+from orchestration.trained_model import TrainedModel
 from orchestration.training_plan import resolve_training
 from vlmtune.config.loading import dump_config
 from vlmtune.config.tree import FinetuneConfig
@@ -25,7 +28,7 @@ from vlmtune.training.checkpoints import remove_finished
 
 logger = logging.getLogger(__name__)
 
-FINETUNE, CHECK = "finetune", "check"
+FINETUNE, CHECK, DESCRIBE = "finetune", "check", "describe"
 
 
 @dataclass(frozen=True)
@@ -38,40 +41,90 @@ class RunOutcome:
 
 
 def run_pipeline(
-    name: str, config: FinetuneConfig, stack_name: str | None, use_cache: bool
+    name: str,
+    config: FinetuneConfig,
+    stack_name: str | None,
+    use_cache: bool,
+    trained: TrainedModel | None = None,
 ) -> RunOutcome:
     """Run a pipeline and fill the run's folder, also when a step fails.
 
     Args:
-        name: finetune, or check to read and judge the catalog only.
+        name: finetune; check to read and judge the catalog only; or describe.
+        trained: the model that describes.
 
     Raises:
         UserError: something the user can mend, from the checks or from a step.
     """
-    start = time.monotonic()
-    inputs = resolve_inputs(config)
-    if name == FINETUNE:
+    from steps.made_from import training_inputs
+    from steps.registry import open_registry
+
+    inputs = resolve_inputs(config, trained)
+    if name != CHECK:
         check_device(config)
+    if name == FINETUNE:
         config, training = resolve_training(config, inputs.base)
         logger.info("Training: %s", training)
     stack = use_stack(stack_name)
     if stack.artifact_folder:
         check_disk(stack.artifact_folder, disk_needed(config, models=name == FINETUNE))
+    known = {"catalog_version": inputs.catalog_version, "base": inputs.base}
+    arguments = known | _own_arguments(config, inputs, trained)
+    if name != FINETUNE:
+        return run_configured(name, config, stack, "", use_cache, arguments)
+    registry = open_registry(config.data.catalog_name)
+    made_from = training_inputs(config, inputs.base, inputs.catalog_version)
+    arguments["champion"] = registry.rival(made_from) if registry else None
+    outcome = run_configured(name, config, stack, made_from, use_cache, arguments)
+    remove_finished(config.output.work_dir / "checkpoints", outcome.summary["run_name"])
+    follow_registry(registry)
+    return outcome
+
+
+def _own_arguments(
+    config: FinetuneConfig, inputs: ResolvedInputs, trained: TrainedModel | None
+) -> dict[str, Any]:
+    """What only some pipelines take."""
+    if trained:
+        return {"chosen": trained.chosen}
+    return {"previous": _previous_ledger(config, inputs)}
+
+
+def run_configured(
+    name: str,
+    config: FinetuneConfig,
+    stack: ActiveStack,
+    made_from: str,
+    use_cache: bool,
+    arguments: dict[str, Any],
+    version: str | None = None,
+) -> RunOutcome:
+    """Run a pipeline in a folder of its own, which is filled also when a step fails.
+
+    Args:
+        made_from: fingerprint of all that the run's model is made from, for the registry.
+        arguments: of the pipeline, besides `config` and `tracker`.
+        version: number of the registered version that it is about, if there is one.
+    """
+    start = time.monotonic()
     run_name = f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     folder = make_run_folder(config.output.runs_dir, name, run_name, dump_config(config))
     try:
-        configured_pipeline(name, config, run_name, use_cache)(
-            config=config,
-            catalog_version=inputs.catalog_version,
-            previous=_previous_ledger(config, inputs),
-            base=inputs.base,
-            tracker=stack.tracker,
-        )
+        pipeline = configured_pipeline(name, config, run_name, use_cache, made_from, version)
+        pipeline(config=config, tracker=stack.tracker, **arguments)
     except BaseException:
         _keep_what_there_is(folder, run_name, config, time.monotonic() - start)
         raise
-    remove_finished(config.output.work_dir / "checkpoints", run_name)
     return RunOutcome(folder, _fill(folder, run_name, config), stack)
+
+
+def _own_arguments(
+    config: FinetuneConfig, inputs: ResolvedInputs, trained: TrainedModel | None
+) -> dict[str, Any]:
+    """What only some pipelines take."""
+    if trained:
+        return {"chosen": trained.chosen}
+    return {"previous": _previous_ledger(config, inputs)}
 
 
 def _previous_ledger(config: FinetuneConfig, inputs: ResolvedInputs) -> str | None:
@@ -84,11 +137,14 @@ def _previous_ledger(config: FinetuneConfig, inputs: ResolvedInputs) -> str | No
 
 
 def configured_pipeline(
-    name: str, config: FinetuneConfig, run_name: str | None, use_cache: bool
+    name: str,
+    config: FinetuneConfig,
+    run_name: str | None,
+    use_cache: bool,
+    made_from: str,
+    version: str | None = None,
 ) -> Any:
     """The pipeline with what its steps may know of the run as a whole."""
-    from pipelines.check import check
-    from pipelines.finetune import finetune
     from steps.context import RunContext
 
     context = RunContext(
@@ -96,13 +152,17 @@ def configured_pipeline(
         config_yaml=dump_config(config),
         provenance=find_provenance(),
         work_dir=config.output.work_dir.resolve(),
+        catalog_name=config.data.catalog_name,
+        inputs=made_from,
+        version=version,
     )
     options: dict[str, Any] = {"extra": {"run_context": context.model_dump(mode="json")}}
     if run_name:
         options["run_name"] = run_name
     if not use_cache:
         options["enable_cache"] = False
-    return {FINETUNE: finetune, CHECK: check}[name].with_options(**options)
+    pipeline = getattr(import_module(f"pipelines.{name}"), name)
+    return pipeline.with_options(**options)
 
 
 def _fill(folder: Path, run_name: str, config: FinetuneConfig) -> dict[str, Any]:
@@ -125,9 +185,13 @@ def _keep_what_there_is(
         write_failure(folder, run_name, seconds)
 
 
-def plan(name: str, config: FinetuneConfig, inputs: ResolvedInputs) -> list[tuple[str, str]]:
+def plan(
+    name: str, config: FinetuneConfig, inputs: ResolvedInputs, trained: TrainedModel | None = None
+) -> list[tuple[str, str]]:
     """What a run would do, step by step, for `--dry-run`."""
     steps = _reading_steps(config, inputs)
+    if trained:
+        return [steps[0], ("describe_catalog", f"with {trained.describe(config)}")]
     return steps if name == CHECK else steps + _training_steps(config, inputs)
 
 

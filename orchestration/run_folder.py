@@ -10,11 +10,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from vlmtune.describing.files import replaced, write_files
 from vlmtune.publishing.bundle import assemble_bundle
 from vlmtune.publishing.publication import folders_to_publish
 
 SUMMARY, CONFIG = "summary.json", "config.resolved.yaml"
-PAGES = {"report": "report.html", "data_report": "data_report.html", "ledger_page": "ledger.html"}
+PAGES = {  # artifact -> page; what the merged model was asked comes after the tuned one
+    "report": "report.html",
+    "merged_report": "report.html",
+    "data_report": "data_report.html",
+    "ledger_page": "ledger.html",
+    "descriptions_page": "descriptions.html",
+}
 LATEST = {"finetune": "latest"}  # of another pipeline it is latest-NAME
 
 
@@ -42,7 +49,10 @@ def fill_run_folder(folder: Path, run: Any, hub: Any) -> dict[str, Any]:
     _write_summary(folder, summary)
     for artifact, page in PAGES.items():
         if artifact in artifacts:
-            (folder / page).write_text(str(artifacts[artifact].load()), encoding="utf-8")
+            with replaced(folder / page) as scratch:
+                scratch.write_text(str(artifacts[artifact].load()), encoding="utf-8")
+    if "descriptions" in artifacts:
+        write_files(artifacts["descriptions"].load().table, folder)
     if "ledger" in artifacts:
         _lay_out_ledger(folder, artifacts["ledger"].load())
     if "publication" in artifacts:
@@ -61,6 +71,9 @@ def write_failure(folder: Path, run_name: str, seconds: float) -> None:
             "steps": {},
             "catalog": None,
             "metrics": {},
+            "gate": None,
+            "publication": None,
+            "descriptions": None,
             "mlflow_run_id": None,
             "artifacts": {},
         },
@@ -78,7 +91,7 @@ def run_artifacts(run: Any) -> dict[str, Any]:
 
 
 def _summary(run: Any, artifacts: dict[str, Any]) -> dict[str, Any]:
-    metrics = artifacts["evaluation"].load().metrics if "evaluation" in artifacts else {}
+    evaluation = _newest(artifacts, "merged_evaluation", "evaluation")
     adapter = artifacts["adapter"].load() if "adapter" in artifacts else None
     base = adapter.record.base if adapter else None
     return {
@@ -94,7 +107,10 @@ def _summary(run: Any, artifacts: dict[str, Any]) -> dict[str, Any]:
             for name, step in run.steps.items()
         },
         "catalog": _catalog_facts(artifacts),
-        "metrics": metrics,
+        "metrics": evaluation.metrics if evaluation else {},
+        "gate": _gate_facts(_newest(artifacts, "merged_decision", "decision")),
+        "publication": _publication_facts(artifacts),
+        "descriptions": _description_facts(artifacts),
         "mlflow_run_id": mlflow_run_of(run),
         "trained_in_mlflow_run": adapter.record.mlflow_run_id if adapter else None,
         "training": adapter.record.describe() | adapter.record.layout if adapter else None,
@@ -105,6 +121,27 @@ def _summary(run: Any, artifacts: dict[str, Any]) -> dict[str, Any]:
             for name, version in artifacts.items()
         },
     }
+
+
+def _newest(artifacts: dict[str, Any], *names: str) -> Any:
+    """The first of these artifacts that there is."""
+    return next((artifacts[name].load() for name in names if name in artifacts), None)
+
+
+def _gate_facts(decision: Any) -> dict[str, Any] | None:
+    if decision is None:
+        return None
+    return {
+        "verdict": decision.verdict,
+        "said": decision.describe(),
+        **decision.model_dump(include={"subject", "champion", "checks"}),
+    }
+
+
+def _publication_facts(artifacts: dict[str, Any]) -> dict[str, Any] | None:
+    if "publication" not in artifacts:
+        return None
+    return artifacts["publication"].load().model_dump(include={"status", "reason", "repos"})
 
 
 def _catalog_facts(artifacts: dict[str, Any]) -> dict[str, Any] | None:
@@ -119,6 +156,13 @@ def _catalog_facts(artifacts: dict[str, Any]) -> dict[str, Any] | None:
         "pictures_known": ledger.pictures_known,
         "previous_ledger": ledger.previous,
     }
+
+
+def _description_facts(artifacts: dict[str, Any]) -> dict[str, Any] | None:
+    if "descriptions" not in artifacts:
+        return None
+    record = artifacts["descriptions"].load().record
+    return {**record.model_dump(), "rows_per_second": record.rows_per_second}
 
 
 def mlflow_run_of(run: Any) -> str | None:
@@ -143,9 +187,9 @@ def _seconds(record: Any) -> float | None:
 
 
 def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    scratch = folder / f".{SUMMARY}"
-    scratch.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    scratch.replace(folder / SUMMARY)  # atomic: whoever watches never reads half of it
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    with replaced(folder / SUMMARY) as scratch:  # whoever watches never reads half of it
+        scratch.write_text(text, encoding="utf-8")
 
 
 def _lay_out_ledger(folder: Path, ledger: Any) -> None:
@@ -156,6 +200,9 @@ def _lay_out_ledger(folder: Path, ledger: Any) -> None:
 
 def _lay_out_publication(folder: Path, artifacts: dict[str, Any], hub: Any) -> None:
     publication = artifacts["publication"].load()
+    if publication.status == "kept_back" or "adapter" not in artifacts:
+        return  # nothing goes out, or another run made it and has it ready
     adapter, merged = artifacts["adapter"].load(), artifacts["merged_model"].load()
     for kind, source in folders_to_publish(hub, adapter, merged).items():
-        assemble_bundle(source, publication.cards[kind], folder / kind)
+        receipt = publication.receipts.get(kind)
+        assemble_bundle(source, publication.cards[kind], folder / kind, receipt)

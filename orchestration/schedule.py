@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 from orchestration.inputs import resolve_inputs
-from orchestration.pipeline_run import configured_pipeline
+from orchestration.pipeline_run import FINETUNE, configured_pipeline
 from orchestration.stack import use_stack
+from orchestration.trained_model import TrainedModel
 from orchestration.training_plan import resolve_training
 from vlmtune.config.tree import FinetuneConfig
 from vlmtune.errors import UserError
+from vlmtune.tracking.registry import LATEST
 
 CRON_FIELDS = 5
 
@@ -27,7 +29,12 @@ def check_cron(expression: str) -> str:
 
 
 def schedule(
-    name: str, config: FinetuneConfig, cron: str, stack_name: str | None, arguments: list[str]
+    name: str,
+    config: FinetuneConfig,
+    cron: str,
+    stack_name: str | None,
+    arguments: list[str],
+    trained: TrainedModel | None = None,
 ) -> str:
     """Schedule the run; returns what to tell the user.
 
@@ -37,6 +44,7 @@ def schedule(
     Args:
         name: of the pipeline.
         arguments: the command line after `run.py`, without `--schedule`.
+        trained: the model that describes.
     """
     check_cron(cron)
     stack = use_stack(stack_name)
@@ -47,16 +55,19 @@ def schedule(
         )
     from zenml.config.schedule import Schedule
 
-    base = resolve_inputs(config).base
-    config, _ = resolve_training(config, base)
-    pipeline = configured_pipeline(name, config, run_name=None, use_cache=True)
+    base = resolve_inputs(config, trained).base
+    if trained is None:
+        config, _ = resolve_training(config, base)
+    # What it is made from, and what it has to beat, is known only when it runs.
+    pipeline = configured_pipeline(name, config, run_name=None, use_cache=True, made_from="")
     pipeline = pipeline.with_options(schedule=Schedule(cron_expression=cron))
     pipeline(
         config=config,
         catalog_version=None,
-        previous=None,
         base=base,
         tracker=stack.tracker,
+        **({"champion": LATEST} if name == FINETUNE else {}),
+        **({"chosen": trained.chosen} if trained else {"previous": None}),
     )
     return f"Scheduled on the stack {stack.name}: {cron}"
 

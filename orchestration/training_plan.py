@@ -7,6 +7,7 @@ from vlmtune.config.tree import FinetuneConfig
 from vlmtune.models.base_model import BaseModelRef
 
 AUTO = "auto"
+USUAL_TOKENS = 500  # of a row; how many there are is known once the catalog is read
 
 
 def resolve_training(config: FinetuneConfig, base: BaseModelRef) -> tuple[FinetuneConfig, str]:
@@ -37,7 +38,8 @@ def resolve_training(config: FinetuneConfig, base: BaseModelRef) -> tuple[Finetu
         f"at most {plan.peak_gib:.1f} of {card.total_memory / memory_plan.GIB:.1f} GiB on "
         f"{card.name} (weights {plan.weights_gib:.1f}, activations {plan.activations_gib:.1f}, "
         f"adapter {plan.adapter_gib:.1f}, working space {plan.working_gib:.1f}), about "
-        f"{speed:,.0f} tokens/s"
+        f"{speed:,.0f} tokens/s, so {1_000 * USUAL_TOKENS / speed:,.0f} s an epoch for each 1,000 "
+        f"rows of {USUAL_TOKENS} tokens"
     )
     return _with(config, tokens, checkpointing), words
 

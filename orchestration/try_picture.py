@@ -21,6 +21,7 @@ class TriedRun:
 
     config: FinetuneConfig
     artifacts: dict[str, str]
+    summary: dict[str, Any]
 
 
 def open_run(folder: Path) -> TriedRun:
@@ -35,7 +36,7 @@ def open_run(folder: Path) -> TriedRun:
     artifacts = {name: entry["id"] for name, entry in summary["artifacts"].items()}
     if "adapter" not in artifacts:
         raise UserError(f"the run at {folder} has no adapter.", "Let a run finish first.")
-    return TriedRun(load_config(folder / "config.resolved.yaml"), artifacts)
+    return TriedRun(load_config(folder / "config.resolved.yaml"), artifacts, summary)
 
 
 def read_fields(config: FinetuneConfig, given: dict[str, str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ def checked_rows(
     previous: str | None,
     base: BaseModelRef,
     tracked: dict[str, Any],
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any, Any]:
     """Wire the steps that read, report and format a catalog.
 
     Args:
@@ -24,15 +24,24 @@ def checked_rows(
         tracked: options of steps that log to the experiment tracker.
 
     Returns:
-        The outputs catalog and examples.
+        The outputs catalog, ledger and examples.
     """
+    catalog, ledger = read_rows(config, catalog_version, previous, base)
+    report_catalog.with_options(**tracked)(catalog, ledger, config.data)
+    examples = format_messages(
+        catalog, ledger, config.data, config.prompt, after=["report_catalog"]
+    )
+    return catalog, ledger, examples
+
+
+def read_rows(
+    config: FinetuneConfig, catalog_version: str | None, previous: str | None, base: BaseModelRef
+) -> tuple[Any, Any]:
+    """Wire the step that reads a catalog; returns the outputs catalog and ledger."""
     data = config.data
     # The cache cannot see what is behind an address, or whether a catalog without a version has
     # changed: these are read each time, and the steps after it come from the cache if their
     # content is the same.
     read_always = load_dataset.with_options(enable_cache=False)
     load = read_always if catalog_version is None or data.downloads.refresh else load_dataset
-    catalog, ledger = load(data, config.prompt, config.model, base, catalog_version, previous)
-    report_catalog.with_options(**tracked)(catalog, ledger, data)
-    examples = format_messages(catalog, ledger, data, config.prompt, after=["report_catalog"])
-    return catalog, examples
+    return load(data, config.prompt, config.model, base, catalog_version, previous)

@@ -23,6 +23,10 @@ class RunContext(BaseModel):
         config_yaml: the same as the text that is kept.
         provenance: code commit, lock hash and package versions.
         work_dir: where checkpoints are kept.
+        catalog_name: names the registered model that versions belong to.
+        inputs: fingerprint of all that the adapter is made from; empty if that is known only when
+            the run reads its catalog.
+        version: number of the registered version that the run is about, if there is one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -31,6 +35,9 @@ class RunContext(BaseModel):
     config_yaml: str
     provenance: Provenance
     work_dir: Path
+    catalog_name: str = ""
+    inputs: str = ""
+    version: str | None = None
 
 
 def run_context() -> RunContext:
@@ -38,14 +45,17 @@ def run_context() -> RunContext:
     return RunContext.model_validate(get_step_context().pipeline_run.config.extra["run_context"])
 
 
-def begin_tracking(catalog: Catalog) -> str | None:
+def begin_tracking(catalog: Catalog, context: str = "training") -> str | None:
     """Log the run's config, code and catalog to MLflow; returns the id of the MLflow run.
+
+    Args:
+        context: what the catalog is used for.
 
     The id is kept with the step, so that `run.py lineage` finds the MLflow run again.
     """
-    context = run_context()
-    experiment.log_run(context.config, context.config_yaml, context.provenance)
-    experiment.log_catalog(catalog)
+    run = run_context()
+    experiment.log_run(run.config, run.config_yaml, run.provenance)
+    experiment.log_catalog(catalog, context)
     run_id = experiment.active_run_id()
     if run_id:
         log_metadata({"mlflow_run_id": run_id})

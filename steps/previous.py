@@ -1,7 +1,7 @@
 """Which catalog a run's split is carried on from, and which it is compared with.
 
-Until models are promoted by a gate, each completed run of the finetune pipeline counts as
-promoted.
+That is the catalog of the last model that the gate has promoted; on a stack without a registry,
+of the last completed run.
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from pydantic_core import to_json
 from zenml.client import Client
 
+from steps.registry import open_registry
 from vlmtune.catalog.loading import PreviousCatalog
 from vlmtune.config.data import PROMOTED, DataConfig, PromptConfig
 from vlmtune.config.model import ModelConfig
@@ -40,15 +41,17 @@ def find_previous(data: DataConfig, inputs: str) -> str | None:
         return None
     if data.previous != PROMOTED:
         return str(_ledger_of_run(data.previous).id)
-    ledgers = [
-        ledger
-        for ledger in _promoted_ledgers()
+    ledgers = {
+        run: ledger
+        for run, ledger in _ledgers_of_runs()
         if ledger.run_metadata.get("catalog_name") == data.catalog_name
-    ]
-    for ledger in ledgers:
+    }
+    for ledger in ledgers.values():
         if ledger.run_metadata.get("inputs") == inputs:
             return ledger.run_metadata.get("previous")
-    return str(ledgers[0].id) if ledgers else None
+    registry = open_registry(data.catalog_name)
+    promoted = list(ledgers) if registry is None else registry.promoted_runs()
+    return next((str(ledgers[run].id) for run in promoted if run in ledgers), None)
 
 
 def load_previous(ledger_id: str | None) -> PreviousCatalog | None:
@@ -70,8 +73,8 @@ def load_previous(ledger_id: str | None) -> PreviousCatalog | None:
         ) from error
 
 
-def _promoted_ledgers() -> list[Any]:
-    """Ledgers of the completed finetune runs, newest first."""
+def _ledgers_of_runs() -> list[tuple[str, Any]]:
+    """Name and ledger of the completed finetune runs, newest first."""
     runs = Client().list_pipeline_runs(
         pipeline_name="finetune",
         status="completed",
@@ -79,8 +82,8 @@ def _promoted_ledgers() -> list[Any]:
         size=RUNS_LOOKED_AT,
         hydrate=True,
     )
-    found = [_ledger(run) for run in runs.items]
-    return [ledger for ledger in found if ledger]
+    found = [(run.name, _ledger(run)) for run in runs.items]
+    return [(name, ledger) for name, ledger in found if ledger]
 
 
 def _ledger_of_run(name: str) -> Any:

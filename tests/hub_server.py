@@ -24,7 +24,10 @@ import pytest
 import yaml
 
 REGULAR_LIMIT = 100_000  # bytes; a larger file goes to LFS, as all weights do
-DROP = 0  # in place of a status: close the connection without an answer
+# In place of a status: close the connection without an answer; the same, but only after doing
+# what was asked; say nothing at all, for as long as somebody waits.
+DROP, LOSE_ANSWER, STALL = 0, -1, -2
+SIGNATURE = "X-Amz-Signature=5ignedSecret"  # in the address that an upload goes to
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Repo:
 
     private: bool
     commits: list[Commit] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)  # name -> commit
 
     def __post_init__(self) -> None:
         self.commit("initial commit", {".gitattributes": StoredFile(b"*.safetensors lfs\n", False)})
@@ -91,6 +95,31 @@ class Refusal(Exception):
 
 
 @dataclass(frozen=True)
+class Fault:
+    """What goes wrong with a request whose "METHOD path" has `part` in it.
+
+    Attributes:
+        status: of the answer, or `DROP`, `LOSE_ANSWER` or `STALL`.
+        headers: of the answer, such as Retry-After.
+        page: the body, where it is not the Hub's own JSON.
+    """
+
+    part: str
+    status: int
+    headers: dict[str, str]
+    page: bytes | None
+
+    @property
+    def answer(self) -> Answer | None:
+        if self.status == DROP:
+            return None
+        if self.page is not None:
+            return Answer(self.page, self.status, self.headers)
+        refusal = Refusal(self.status, f"fault {self.status}")
+        return Answer(refusal.answer.body, self.status, refusal.answer.headers | self.headers)
+
+
+@dataclass(frozen=True)
 class Request:
     """What was asked of a hub; `names` are the groups of the route's pattern."""
 
@@ -111,8 +140,9 @@ class Request:
 
     @property
     def commit(self) -> Commit:
-        """The commit that its revision, `main` or a hash, stands for."""
+        """The commit that its revision, `main`, a tag or a hash, stands for."""
         revision = self.names["revision"] or "main"
+        revision = self.repo.tags.get(revision, revision)
         for commit in reversed(self.repo.commits):
             if revision in ("main", commit.oid):
                 return commit
@@ -126,6 +156,8 @@ class HubServer:
         token: the one token it takes.
         repos: id -> repo.
         requests: "METHOD path" of all requests, without those of the client's own accord.
+        altered: path -> what a download of it gives instead of what was committed.
+        slipped_in: path -> content that each commit has beside what it was asked for.
     """
 
     def __init__(self) -> None:
@@ -133,8 +165,11 @@ class HubServer:
         self.repos: dict[str, Repo] = {}
         self.objects: dict[str, bytes] = {}  # LFS contents by their SHA-256
         self.requests: list[str] = []
-        self._faults: list[tuple[str, int]] = []
+        self.altered: dict[str, bytes] = {}
+        self.slipped_in: dict[str, bytes] = {}
+        self._faults: list[Fault] = []
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         handler = type("BoundHandler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
@@ -145,6 +180,7 @@ class HubServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closing.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -173,9 +209,22 @@ class HubServer:
         if token is not None:
             monkeypatch.setenv("HF_TOKEN", token)
 
-    def fail(self, part: str, status: int, times: int = 1) -> None:
-        """Answer the next requests whose "METHOD path" has `part` in it with a status or `DROP`."""
-        self._faults += [(part, status)] * times
+    def fail(
+        self,
+        part: str,
+        status: int,
+        times: int = 1,
+        headers: dict[str, str] | None = None,
+        page: bytes | None = None,
+    ) -> None:
+        """Let the next requests whose "METHOD path" has `part` in it go wrong; see `Fault`."""
+        self._faults += [Fault(part, status, headers or {}, page)] * times
+
+    def heal(self) -> None:
+        """Take back all that was to go wrong."""
+        self._faults.clear()
+        self.altered.clear()
+        self.slipped_in.clear()
 
     def respond(self, method: str, path: str, token: str | None, body: bytes) -> Answer | None:
         """The answer to a request; None to drop the connection."""
@@ -183,15 +232,22 @@ class HubServer:
         with self._lock:
             if path != "/api/agent-harnesses":
                 self.requests.append(asked)
-            for fault in self._faults:
-                if fault[0] in asked:
-                    self._faults.remove(fault)
-                    status = fault[1]
-                    return None if status == DROP else Refusal(status, f"fault {status}").answer
-            try:
-                return self._route(method, path, token, body)
-            except Refusal as refusal:
-                return refusal.answer
+            fault = next((fault for fault in self._faults if fault.part in asked), None)
+            if fault is not None:
+                self._faults.remove(fault)
+            if fault is None or fault.status == LOSE_ANSWER:
+                answer = self._answer(method, path, token, body)
+                return answer if fault is None else None
+        if fault.status == STALL:
+            self._closing.wait(30)
+            return None
+        return fault.answer
+
+    def _answer(self, method: str, path: str, token: str | None, body: bytes) -> Answer:
+        try:
+            return self._route(method, path, token, body)
+        except Refusal as refusal:
+            return refusal.answer
 
     def _route(self, method: str, path: str, token: str | None, body: bytes) -> Answer:
         for verb, pattern, access, handler in ROUTES:
@@ -252,7 +308,9 @@ def lfs_batch(request: Request) -> Answer:
     objects = []
     for wish in request.json()["objects"]:
         known = {"oid": wish["oid"], "size": wish["size"]}
-        upload = {"actions": {"upload": {"href": f"{request.hub.endpoint}/lfs/{wish['oid']}"}}}
+        upload = {
+            "actions": {"upload": {"href": f"{request.hub.endpoint}/lfs/{wish['oid']}?{SIGNATURE}"}}
+        }
         objects.append(known if wish["oid"] in request.hub.objects else known | upload)
     return Answer({"transfer": "basic", "objects": objects})
 
@@ -280,6 +338,8 @@ def commit(request: Request) -> Answer:
             del tree[value["path"]]
         else:
             raise Refusal(400, f"cannot commit {key} {value.get('path')}")
+    for path, content in request.hub.slipped_in.items():
+        tree[path] = StoredFile(content, lfs=False)
     made = request.repo.commit(message, tree)
     url = f"{request.hub.endpoint}/{request.names['repo']}/commit/{made.oid}"
     return Answer({"success": True, "commitOid": made.oid, "commitUrl": url})
@@ -309,7 +369,27 @@ def resolve(request: Request) -> Answer:
     headers = {"ETag": f'"{file.oid}"', "X-Repo-Commit": at.oid}
     if file.lfs:
         headers |= {"X-Linked-Etag": f'"{file.oid}"', "X-Linked-Size": str(len(file.content))}
-    return Answer(file.content, headers=headers)
+    return Answer(request.hub.altered.get(request.names["path"], file.content), headers=headers)
+
+
+def create_tag(request: Request) -> Answer:
+    tag = request.json()["tag"]
+    if tag in request.repo.tags:
+        raise Refusal(409, f"Tag {tag} exists already")
+    request.repo.tags[tag] = request.commit.oid
+    return Answer({})
+
+
+def refs(request: Request) -> Answer:
+    def entries(kind: str, targets: dict[str, str]) -> list[dict[str, str]]:
+        return [
+            {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": oid}
+            for name, oid in targets.items()
+        ]
+
+    branches = {"main": request.repo.commits[-1].oid}
+    tags = entries("tags", request.repo.tags)
+    return Answer({"branches": entries("heads", branches), "converts": [], "tags": tags})
 
 
 REPO, REVISION = r"(?P<repo>[\w.-]+/[\w.-]+)", r"(?P<revision>[^/]+)"
@@ -324,6 +404,8 @@ ROUTES: list[tuple[str, str, Access, Callable[[Request], Answer]]] = [
     ("POST", f"/api/models/{REPO}/commit/{REVISION}", "token", commit),
     ("GET", f"/api/models/{REPO}(?:/revision/{REVISION})?", "reader", info),
     ("GET", f"/api/models/{REPO}/tree/{REVISION}", "reader", tree),
+    ("POST", f"/api/models/{REPO}/tag/{REVISION}", "token", create_tag),
+    ("GET", f"/api/models/{REPO}/refs", "reader", refs),
     ("GET", f"/{REPO}/resolve/{REVISION}/(?P<path>.+)", "reader", resolve),
 ]
 

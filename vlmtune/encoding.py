@@ -34,23 +34,28 @@ def encode_prompts(
     Returns:
         `input_ids` and `attention_mask` of shape [rows, tokens], and the processor's pictures.
     """
-    messages = [
-        prepare_multimodal_messages(prompt, images=pictures)
+    written = [
+        write_prompt(processor, prompt, pictures)
         for prompt, pictures in zip(prompts, images, strict=True)
     ]
-    texts = [
-        processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-        for conversation in messages
-    ]
-    pictures = [[part["image"] for part in extract_vision_info(row)] for row in messages]
+    pictures = [row_pictures for _, row_pictures in written]
     return processor(
-        text=texts,
+        text=[text for text, _ in written],
         images=pictures if any(pictures) else None,
         padding=True,
         padding_side="left",
         add_special_tokens=False,  # the template has written them
         return_tensors="pt",
     )
+
+
+def write_prompt(
+    processor: "ProcessorMixin", prompt: list[dict[str, str]], images: list["Image"]
+) -> tuple[str, list["Image"]]:
+    """A prompt as the model's own chat template writes it, and its pictures in their order."""
+    messages = prepare_multimodal_messages(prompt, images=images)
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text, [part["image"] for part in extract_vision_info(messages)]
 
 
 class CatalogCollator(DataCollatorForVisionLanguageModeling):

@@ -23,3 +23,9 @@ class UserError(Exception):
 
 class ConfigError(UserError):
     """The configuration cannot be used: unknown key, wrong type, impossible value."""
+
+
+class GateFailed(UserError):
+    """The gate has failed a model: the run ends with an exit code of its own."""
+
+    exit_code = 3

@@ -73,27 +73,64 @@ def format_examples(
     return Examples(conversations(Side.TRAIN), conversations(Side.HELD_OUT), scratch)
 
 
+def format_prompts(
+    catalog: Catalog, ledger: RowLedger, prompt: PromptConfig, folder: Path
+) -> "Dataset":
+    """Write the prompt of each row that is to be described.
+
+    Args:
+        folder: where the table is kept, which is mapped from there.
+
+    Returns:
+        A table as in `Examples`, without completions.
+
+    Raises:
+        UserError: all of the catalog is in quarantine.
+    """
+    ledger.require_acceptable(max_quarantine=1)
+    tokens = dict(zip(ledger.lines[ROW_ID], ledger.lines["tokens"], strict=True))
+    records = (
+        {"tokens": tokens[row[ROW_ID]], **_question(number, row, prompt)}
+        for number, row in enumerate(catalog.texts())
+    )
+    return write_rows(folder / "prompts.arrow", _question_features(), records)
+
+
+def _question_features() -> "Features":
+    from datasets import Features, Value
+
+    columns = {"row": Value("int64"), ROW_ID: Value("string"), "tokens": Value("int64")}
+    return Features(columns | {"prompt": _messages()})
+
+
+def _messages() -> Any:
+    from datasets import List, Value
+
+    return List({"role": Value("string"), "content": Value("string")})
+
+
 def _conversation_features() -> "Features":
-    from datasets import Features, List, Value
+    from datasets import Features
 
-    messages = List({"role": Value("string"), "content": Value("string")})
-    texts = {
-        ROW_ID: Value("string"),
-        "tokens": Value("int64"),
-        "prompt": messages,
-        "completion": messages,
-    }
-    return Features({"row": Value("int64"), **texts})
+    return Features({**_question_features(), "completion": _messages()})
 
 
-def _conversation(number: int, row: dict[str, Any], prompt: PromptConfig) -> dict[str, Any]:
-    fields = {field: text for field, text in row.items() if field not in (ROW_ID, DESCRIPTION)}
+def _question(number: int, row: dict[str, Any], prompt: PromptConfig) -> dict[str, Any]:
     return {
         "row": number,
         ROW_ID: row[ROW_ID],
-        "prompt": build_prompt(prompt, fields),
-        "completion": build_completion(row[DESCRIPTION]),
+        "prompt": build_prompt(prompt, fields_of(row)),
     }
+
+
+def _conversation(number: int, row: dict[str, Any], prompt: PromptConfig) -> dict[str, Any]:
+    completion = build_completion(row[DESCRIPTION])
+    return {**_question(number, row, prompt), "completion": completion}
+
+
+def fields_of(row: dict[str, Any]) -> dict[str, str]:
+    """The fields that a prompt may name, of a row of `Catalog.texts`."""
+    return {field: text for field, text in row.items() if field not in (ROW_ID, DESCRIPTION)}
 
 
 def with_pictures(examples: "Dataset", catalog: Catalog) -> "Dataset":

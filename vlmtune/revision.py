@@ -22,9 +22,20 @@ def _looks_like_hub_id(source: str) -> bool:
 
 def hash_folder(folder: Path) -> str:
     """SHA-256 over the relative names and contents of all files below a folder."""
+    return digest_of(hash_files(folder))
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Relative name -> SHA-256 of the content, for all files below a folder."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in files}
+
+
+def digest_of(files: dict[str, str]) -> str:
+    """One SHA-256 over what `hash_files` found, in whatever order it comes."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{hash_file(path)}\n".encode())
+    for name in sorted(files, key=lambda name: name.split("/")):
+        digest.update(f"{name}\0{files[name]}\n".encode())
     return digest.hexdigest()
 
 

@@ -59,7 +59,7 @@ class RowSizer:
         """Tokens of conversations, a picture counted as the tokens that stand for it unexpanded.
 
         Args:
-            rows: fields (the description among them) and number of pictures of each row.
+            rows: fields (with the description, if there is one) and number of pictures of each row.
         """
         texts = [self._conversation(fields, pictures) for fields, pictures in rows]
         encoded = self.processor.tokenizer(texts, add_special_tokens=False)
@@ -71,7 +71,7 @@ class RowSizer:
 
         placeholders: Any = [None] * pictures
         prompt: Any = build_prompt(self.prompt, fields)
-        completion: Any = build_completion(fields[DESCRIPTION])
+        completion: Any = build_completion(fields.get(DESCRIPTION, ""))
         example = {
             "prompt": prepare_multimodal_messages(prompt, images=placeholders),
             "completion": prepare_multimodal_messages(completion),

@@ -53,9 +53,11 @@ def test_the_demo_learns_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert losses[200] < losses[50] / 2
     fresh = load_model(base.id, base.commit, config.model, config.quantization)
     tuned = attach_adapter(fresh, adapter)
-    merged = merge(adapter, config.model, enabled=True)
+    result = merge(adapter, config.model, held_out, tmp_path / "merged")
+    assert result.folder is not None, result.record.reason
+    merged = load_model(str(result.folder), None, config.model, quantization={})
     words = config.evaluation.terms["colour"]
-    for model in (tuned, merged.model):
+    for model in (tuned, merged):
         texts, _ = describe(model, quantized.processor, held_out, config.generation, 64, "tuned")
         right = [
             next(word for word in words if word in row["completion"][0]["content"]) in text

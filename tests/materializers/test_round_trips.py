@@ -2,32 +2,42 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy
+import pandas
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
 from materializers.adapter import AdapterMaterializer
 from materializers.catalog import CatalogMaterializer
+from materializers.descriptions import DescriptionsMaterializer
 from materializers.evaluation_report import EvaluationReportMaterializer
 from materializers.examples import ExamplesMaterializer
 from materializers.ledger import RowLedgerMaterializer
+from materializers.merge_result import MergeResultMaterializer
+from materializers.promotion_decision import PromotionDecisionMaterializer
 from materializers.publication import PublicationMaterializer
 from materializers.quantized_model import QuantizedModelMaterializer
 from vlmtune.catalog.catalog import Catalog
 from vlmtune.catalog.ledger import RowLedger
 from vlmtune.config.data import DataConfig, HeldOutConfig, PromptConfig
 from vlmtune.config.loading import load_config
+from vlmtune.describing.results import DescribingRecord, Descriptions, table_schema
+from vlmtune.evaluation.gate import GateCheck, PromotionDecision
 from vlmtune.evaluation.results import EvaluationReport, Prediction
 from vlmtune.models.adapter import Adapter, AdapterRecord, BaseWeightsInAdapter
 from vlmtune.models.base_model import BaseModelRef, resolve_base_model
+from vlmtune.models.merge_record import MergeCheck, MergeRecord, MergeResult
 from vlmtune.prompting import format_examples
+from vlmtune.publishing.hub import PushedRepo
 from vlmtune.publishing.publication import Publication
+from vlmtune.revision import hash_files
 
 ROOT = Path(__file__).resolve().parents[2]
 RoundTrip = Callable[[type, Any], Any]
@@ -197,6 +207,57 @@ def test_quantized_model_is_loaded_in_place(stored: RoundTrip, tmp_path: Path) -
     assert not linear.support_avx512bf16_for_cpu
 
 
+@pytest.fixture
+def merged(tmp_path: Path, adapter: Adapter) -> MergeResult:
+    """A minimal merged model, with a check that was met."""
+    folder = tmp_path / "merged"
+    folder.mkdir()
+    save_file({"q_proj.weight": numpy.ones((4, 4))}, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    record = MergeRecord(
+        status="merged",
+        base=adapter.record.base,
+        adapter_hash=adapter.content_hash,
+        checks=[MergeCheck(name="divergence", wanted="at most 0.002", found="1e-05", met=True)],
+        files=hash_files(folder),
+    )
+    return MergeResult(record, folder)
+
+
+def test_a_merged_model_is_not_written_again(merged: MergeResult, stored: RoundTrip) -> None:
+    """Its files get a second name, and stay when the first one goes."""
+    back = stored(MergeResultMaterializer, merged)
+    assert back.record == merged.record and merged.folder is not None
+    assert all((back.folder / name).samefile(merged.folder / name) for name in back.record.files)
+    shutil.rmtree(merged.folder)
+    assert hash_files(back.folder) == back.record.files
+
+
+def test_a_merge_shows_its_checks(merged: MergeResult, tmp_path: Path) -> None:
+    """As a table, and in the metadata what each found."""
+    materializer = MergeResultMaterializer(uri=str(tmp_path))
+    (address,) = materializer.save_visualizations(merged)
+    page = Path(address).read_text()
+    assert page.startswith("**merged**\n\n| check |")
+    assert "| divergence | at most 0.002 | 1e-05 | yes |" in page
+    metadata = materializer.extract_metadata(merged)
+    assert (metadata["status"], metadata["base"]) == ("merged", "owner/model")
+    assert metadata["checks"] == {"divergence": "1e-05"}
+
+
+def test_a_merge_that_was_skipped_or_failed_has_no_folder(
+    merged: MergeResult, stored: RoundTrip, tmp_path: Path
+) -> None:
+    """Only the record is stored, with the reason."""
+    facts = {"status": "failed", "reason": "divergence: too far", "files": {}}
+    failed = MergeResult(merged.record.model_copy(update=facts))
+    back = stored(MergeResultMaterializer, failed)
+    assert back == failed
+    assert [path.name for path in (tmp_path / "artifact").iterdir()] == ["record.json"]
+    (address,) = MergeResultMaterializer(uri=str(tmp_path)).save_visualizations(failed)
+    assert Path(address).read_text().startswith("**failed: divergence: too far**")
+
+
 def test_reports_and_publications_are_json(stored: RoundTrip, tmp_path: Path) -> None:
     """Read back equal, and readable without this project."""
     prediction = Prediction(
@@ -215,8 +276,79 @@ def test_reports_and_publications_are_json(stored: RoundTrip, tmp_path: Path) ->
     )
     assert stored(EvaluationReportMaterializer, report) == report
     assert json.loads((tmp_path / "artifact" / "record.json").read_text())["rows"] == 1
-    publication = Publication(status="ready", cards={"adapter": "# card"})
+    table = pandas.read_parquet(tmp_path / "artifact" / "predictions.parquet")
+    assert table[["row_id", "tuned", "tuned_score"]].to_numpy().tolist() == [["a", "t", 1.0]]
+    pushed = PushedRepo(
+        repo_id="a/b", url="https://hub/a/b", commit="c" * 40, tag="v3", files={"README.md": "f"}
+    )
+    publication = Publication(
+        status="unpublished",
+        reason="merged: no room",
+        repos={"adapter": pushed},
+        cards={"adapter": "# card"},
+        receipts={"adapter": "{}"},
+    )
     folder = tmp_path / "publication"
     folder.mkdir()
-    PublicationMaterializer(uri=str(folder)).save(publication)
-    assert PublicationMaterializer(uri=str(folder)).load(Publication) == publication
+    materializer = PublicationMaterializer(uri=str(folder))
+    materializer.save(publication)
+    assert materializer.load(Publication) == publication
+    assert materializer.extract_metadata(publication) == {
+        "status": "unpublished",
+        "reason": "merged: no room",
+        "adapter": "https://hub/a/b",
+        "adapter_tag": "v3",
+    }
+
+
+def test_the_same_findings_are_the_same_artifact(stored: RoundTrip, tmp_path: Path) -> None:
+    """Whatever time they took; so what comes after an evaluation is not done again."""
+    report = EvaluationReport(
+        rows=0, held_out_rows=0, metrics={"base": {"bleu": 1.0}}, seconds={}, predictions=[]
+    )
+    materializer = EvaluationReportMaterializer(uri=str(tmp_path))
+    slower = report.model_copy(update={"seconds": {"base": 9.0}})
+    better = report.model_copy(update={"metrics": {"base": {"bleu": 2.0}}})
+    hashes = [materializer.compute_content_hash(each) for each in (report, slower, better)]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_decisions_are_json(stored: RoundTrip, tmp_path: Path) -> None:
+    """With all that was asked, as a table, too."""
+    check = GateCheck(name="floor", wanted="much", found="little", met=False, otherwise="failed")
+    decision = PromotionDecision(
+        subject="tuned", verdict="failed", checks=[check], champion="3", adapter_files={"a": "b"}
+    )
+    assert stored(PromotionDecisionMaterializer, decision) == decision
+    materializer = PromotionDecisionMaterializer(uri=str(tmp_path))
+    assert materializer.extract_metadata(decision) == {
+        "subject": "tuned",
+        "verdict": "failed",
+        "reasons": ["floor: much, found little"],
+    }
+    (page,) = materializer.save_visualizations(decision)
+    assert "| floor | much | little | not met |" in Path(page).read_text()
+    changed = decision.model_copy(update={"champion": "4"})
+    hashes = {materializer.compute_content_hash(each) for each in (decision, changed)}
+    assert len(hashes) == 2
+
+
+def test_descriptions_keep_every_text(stored: RoundTrip, tmp_path: Path) -> None:
+    """Flags, fields and how it went; an empty table too."""
+    import pyarrow
+
+    row = {
+        **{"row_id": "a", "place": "row 1", "name": "杯子", "description": "A mug.\n"},
+        **{"flags": ["html"], "problems": ["HTML: '<b>'"], "model": "merged", "seconds": 0.5},
+    }
+    record = DescribingRecord(
+        **{"model": "merged", "engine": "transformers", "rows": 1, "new_rows": 1},
+        **{"flagged_rows": 1, "flags": {"html": 1}, "quarantined_rows": 2},
+        **{"new_tokens": 3, "seconds": 2.0},
+    )
+    table = pyarrow.Table.from_pylist([row], schema=table_schema(["name"]))
+    back = stored(DescriptionsMaterializer, Descriptions(table, record))
+    assert back.table.to_pylist() == [row] and back.table.schema == table.schema
+    assert back.record == record
+    told = DescriptionsMaterializer(uri=str(tmp_path)).extract_metadata(back)
+    assert (told["flagged_rows"], told["rows_per_second"], told["model"]) == (1, 0.5, "merged")

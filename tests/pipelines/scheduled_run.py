@@ -19,6 +19,7 @@ from orchestration.pipeline_run import configured_pipeline  # noqa: E402
 from orchestration.stack import use_stack  # noqa: E402
 from orchestration.training_plan import resolve_training  # noqa: E402
 from vlmtune.config.loading import load_config  # noqa: E402
+from vlmtune.tracking.registry import LATEST  # noqa: E402
 
 if __name__ == "__main__":
     overrides = [word.removeprefix("--set=") for word in sys.argv[1:]]
@@ -26,11 +27,12 @@ if __name__ == "__main__":
     base = resolve_inputs(config).base
     config, _ = resolve_training(config, base)
     stack = use_stack(None)
-    configured_pipeline("finetune", config, "scheduled", use_cache=True)(
+    configured_pipeline("finetune", config, "scheduled", use_cache=True, made_from="")(
         config=config,
         catalog_version=None,
         previous=None,
         base=base,
+        champion=LATEST,
         tracker=stack.tracker,
     )
     steps = Client().get_pipeline_run("scheduled").steps

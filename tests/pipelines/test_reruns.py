@@ -56,7 +56,8 @@ def test_editing_the_report_evaluates_again_and_trains_nothing(
     template.write_text(text + "\n<!-- edited -->\n")
     checkout.run(*FINETUNE, *SMALL, "--set=data.source=catalog")
     template.write_text(text)
-    assert checkout.executed() == {"evaluate_generations", "push_to_hub"}
+    # What is found is the same as before, so there is nothing to push anew.
+    assert checkout.executed() == {"evaluate_generations", "merge_adapter"}
     again = checkout.summary()
     assert again["mlflow_run_id"] not in (None, small["mlflow_run_id"])
     assert again["trained_in_mlflow_run"] == small["mlflow_run_id"]
@@ -94,8 +95,8 @@ def _kill_after_checkpoint(checkout: Any, arguments: tuple[str, ...], step: int)
 
 
 def test_a_scheduled_run_reads_the_catalog_anew(checkout: Any, small: dict[str, Any]) -> None:
-    """It cannot know the catalog's version beforehand: it reads it, finds it unchanged, and all
-    steps after that come from the cache."""
+    """It cannot know the catalog's version or the champion beforehand: it reads the catalog and
+    judges against the champion of now; all other steps come from the cache."""
     # ZenML takes the folder of the script that is run for the project's root.
     shutil.copy(Path(__file__).with_name("scheduled_run.py"), checkout.folder)
     done = subprocess.run(
@@ -107,7 +108,7 @@ def test_a_scheduled_run_reads_the_catalog_anew(checkout: Any, small: dict[str, 
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert "EXECUTED load_dataset\n" in done.stdout
+    assert "EXECUTED evaluate_generations load_dataset\n" in done.stdout
 
 
 def test_broken_rows_are_named_without_a_stack_trace(checkout: Any, small: dict[str, Any]) -> None:

@@ -67,6 +67,8 @@ def test_help_is_quick() -> None:
         (["--pipeline", "finetune", "--sched", "0 3 * * 1"], ["unrecognized", "--sched"]),
         (["lineage"], ["name"]),
         (["init"], ["FOLDER"]),
+        (["--pipeline", "check", "--model-run", "runs/x"], ["goes with --pipeline describe only"]),
+        (["--pipeline", "describe", "--model-run", "none"], ["there is no finished run at none"]),
     ],
     ids=[
         "unknown pipeline",
@@ -74,6 +76,8 @@ def test_help_is_quick() -> None:
         "abbreviation",
         "lineage of nothing",
         "init of nothing",
+        "a model to check with",
+        "a model of no run",
     ],
 )
 def test_usage(run_main: Callable[..., Done], arguments: list[str], words: list[str]) -> None:
@@ -134,6 +138,16 @@ def test_dry_run(
     assert "seed: 7" in done.stdout
     assert "leave ready to push" in done.stdout
     assert sorted(path.parent.rglob("*")) == before
+
+
+def test_a_catalog_without_descriptions_is_not_trained_on(
+    run_main: Callable[..., Done], config_values: dict[str, Any], write_config: Callable[..., Path]
+) -> None:
+    """There is nothing to learn from it."""
+    del config_values["data"]["columns"]["description"]
+    path = str(write_config(config_values | {"data": config_values["data"] | {"described": False}}))
+    done = run_main("--pipeline", "finetune", "--config", path, "--dry-run")
+    assert "data.described is false" in assert_one_clear_error(done)
 
 
 def test_field_without_a_value(run_main: Callable[..., Done]) -> None:

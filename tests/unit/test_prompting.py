@@ -10,7 +10,13 @@ from vlmtune.catalog.ledger import Side
 from vlmtune.catalog.loading import load_catalog
 from vlmtune.config.data import PromptConfig
 from vlmtune.errors import UserError
-from vlmtune.prompting import build_completion, build_prompt, format_examples, with_pictures
+from vlmtune.prompting import (
+    build_completion,
+    build_prompt,
+    format_examples,
+    format_prompts,
+    with_pictures,
+)
 
 PROMPT = PromptConfig(system="You sell.", template="Describe {name} of {category}.")
 
@@ -118,3 +124,42 @@ def test_a_catalog_that_cannot_be_trained_on(
     catalog, ledger = load_catalog(data, "v")
     with pytest.raises(UserError, match=problem):
         format_examples(catalog, ledger, data, PROMPT)
+
+
+def test_a_catalog_without_descriptions_becomes_prompts(
+    make_catalog: Callable[..., Path],
+    make_rows: Callable[[int], list[dict[str, Any]]],
+    make_data: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """Neither column nor texts are asked for; a row without a picture is quarantined as ever."""
+    rows = make_rows(4)
+    described = make_data(make_catalog(rows, name="described"))
+    for row in rows:
+        del row["description"]
+    rows[2]["file_name"] = ""
+    new = make_data(make_catalog(rows, name="new")).without_descriptions()
+    catalog, ledger = load_catalog(new, "v")
+    assert set(catalog.rows.column_names) == {"row_id", "images", "name", "category"}
+    assert [line["decision"] for line in ledger.lines].count("quarantined") == 1
+    prompts = format_prompts(catalog, ledger, PROMPT, tmp_path)
+    assert [row["prompt"][-1]["content"] for row in prompts] == [
+        f"Describe Mug {number} of Kitchen." for number in (1, 2, 4)
+    ]
+    known, _ = load_catalog(described, "v")  # the same rows, whether they are described or not
+    assert set(prompts["row_id"]) <= set(known.rows["row_id"])
+
+
+def test_a_catalog_that_is_all_in_quarantine_is_not_described(
+    make_catalog: Callable[..., Path],
+    make_rows: Callable[[int], list[dict[str, Any]]],
+    make_data: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """Some rows may be broken, not all."""
+    rows = make_rows(2)
+    for row in rows:
+        row["file_name"] = "nowhere.png"
+    catalog, ledger = load_catalog(make_data(make_catalog(rows)).without_descriptions(), "v")
+    with pytest.raises(UserError, match="2 of 2 rows are quarantined"):
+        format_prompts(catalog, ledger, PROMPT, tmp_path)

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from vlmtune.errors import UserError
-from vlmtune.revision import folder_size, hash_folder, is_local, resolve_commit
+from vlmtune.revision import (
+    digest_of,
+    folder_size,
+    hash_files,
+    hash_folder,
+    hash_text,
+    is_local,
+    resolve_commit,
+)
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 Answer = tuple[int, dict[str, str], dict[str, object]]
@@ -190,3 +198,13 @@ def test_folder_hash(tmp_path: Path) -> None:
     (first / "one").write_text("x")
     assert hash_folder(first) != digest
     assert folder_size(first) == 3
+
+
+def test_hashes_of_files(tmp_path: Path) -> None:
+    """Each file by its content; the digest over them is the folder's, in whatever order."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/two").write_text("22")
+    (tmp_path / "sub-one").write_text("1")
+    files = hash_files(tmp_path)
+    assert files == {"sub-one": hash_text("1"), "sub/two": hash_text("22")}
+    assert digest_of(files) == digest_of(dict(reversed(files.items()))) == hash_folder(tmp_path)

@@ -165,7 +165,7 @@ class RowChecker:
             cleaned = clean_text(draft.raw[name])
             draft.fields[name] = cleaned.text
             draft.repairs += [Reason(code, message, name) for code, message in cleaned.repairs]
-        draft.language = detect_language(draft.fields[DESCRIPTION])
+        draft.language = detect_language(draft.fields.get(DESCRIPTION, ""))
         draft.references = read_pictures(row.cells, columns, self.data.picture_separator)
         return draft
 

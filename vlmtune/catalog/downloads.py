@@ -8,9 +8,6 @@ import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -24,6 +21,7 @@ from vlmtune.catalog.guarded_network import (
     PassingError,
 )
 from vlmtune.config.data import DownloadsConfig
+from vlmtune.retry_after import seconds_until
 
 if TYPE_CHECKING:
     from httpcore2 import Response
@@ -248,7 +246,7 @@ def _status_error(host: str, status: int, retry_after: str) -> DownloadError:
     meaning = f"{status} {http.client.responses.get(status, '')}".strip()
     message = f"{host} answers {meaning}{HINTS.get(status, '')}"
     if status in PASSING or status >= 500:
-        return PassingError(message, _seconds_until(retry_after))
+        return PassingError(message, seconds_until(retry_after))
     return DownloadError(message)
 
 
@@ -257,15 +255,6 @@ def _connection_error(host: str, error: Exception) -> DownloadError:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return DownloadError(f"{host} has no valid certificate: {cause.verify_message}")
     return PassingError(f"the connection to {host} failed: {error}")
-
-
-def _seconds_until(retry_after: str) -> float:
-    """What a Retry-After header asks for, in seconds or as a date."""
-    if retry_after.strip().isdecimal():
-        return float(retry_after)
-    with suppress(TypeError, ValueError, OverflowError):
-        return parsedate_to_datetime(retry_after).timestamp() - datetime.now(UTC).timestamp()
-    return 0.0
 
 
 def _seconds_to_wait(state: "RetryCallState") -> float:

@@ -173,12 +173,12 @@ def flat_line(line: dict[str, Any]) -> dict[str, Any]:
     pictures = line["pictures"]
     whole = {name: line[name] for name in FLAT_COLUMNS if name in line}
     return whole | {
-        "reasons": "; ".join(_safe(reason["message"]) for reason in line["reasons"]),
+        "reasons": "; ".join(spreadsheet_safe(reason["message"]) for reason in line["reasons"]),
         "codes": " ".join(dict.fromkeys(reason["code"] for reason in line["reasons"])),
-        "place": _safe(line["place"]),
-        "label": _safe(line["label"]),
-        "group": _safe(line["group"]),
-        "pictures": " ".join(_safe(picture["name"]) for picture in pictures),
+        "place": spreadsheet_safe(line["place"]),
+        "label": spreadsheet_safe(line["label"]),
+        "group": spreadsheet_safe(line["group"]),
+        "pictures": " ".join(spreadsheet_safe(picture["name"]) for picture in pictures),
         "sha256": " ".join(picture["sha256"] for picture in pictures),
         "phash": " ".join(picture["phash"] for picture in pictures),
         "size": " ".join(f"{each['width']}x{each['height']}" for each in pictures),
@@ -187,7 +187,7 @@ def flat_line(line: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _safe(text: str) -> str:
+def spreadsheet_safe(text: str) -> str:
     """A text that no spreadsheet takes for a formula, and a file name for a printable one."""
     printable = text.encode("utf-8", "replace").decode()
     return f"'{printable}" if printable.startswith(("=", "+", "-", "@", "\t", "\r")) else printable

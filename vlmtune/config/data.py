@@ -1,7 +1,7 @@
 """Where the catalog comes from, what its columns mean, and how a row becomes a prompt."""
 
 import string
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -87,6 +87,9 @@ class DataConfig(SourceConfig):
         "several picture columns); `image` and `description` must be there, every other field can "
         "be named in the prompt template",
     )
+    described: bool = Field(
+        True, description="false: rows need no description, as they are to be described"
+    )
     more_sources: list[FurtherSource] = Field([], description="further sources, joined to this one")
     max_rows: int | None = Field(None, gt=0, description="only the first so many rows, for a try")
     picture_separator: str | None = Field(
@@ -131,16 +134,43 @@ class DataConfig(SourceConfig):
         """The fields that hold text, in the config's order."""
         return [field for field in self.columns if field != PICTURE]
 
+    def without_descriptions(self) -> "DataConfig":
+        """The same for reading a catalog whose rows are to be described.
+
+        A column of descriptions, if there is one, is not read, and no rule on it is held against
+        the rows. The split, which nobody looks at, is carried on from no run.
+        """
+        texts = _without(DESCRIPTION, self.contract.texts)
+        further = [
+            source.model_copy(update={"columns": _without(DESCRIPTION, source.columns)})
+            if source.columns
+            else source
+            for source in self.more_sources
+        ]
+        changes = {
+            "described": False,
+            "columns": _without(DESCRIPTION, self.columns),
+            "more_sources": further,
+            "contract": self.contract.model_copy(update={"texts": texts}),
+            "held_out": HeldOutConfig(),
+            "previous": None,
+        }
+        return self.model_copy(update=changes)
+
     @field_validator("columns")
     @classmethod
-    def _picture_and_description_are_mapped(cls, columns: Columns) -> Columns:
-        missing = [field for field in (PICTURE, DESCRIPTION) if field not in columns]
-        if missing:
-            raise ValueError(f"the field {missing[0]!r} must be mapped to a column of the catalog")
+    def _picture_is_mapped(cls, columns: Columns) -> Columns:
+        _require(PICTURE, columns)
         reserved = [field for field in columns if field in ("row", "row_id", "images")]
         if reserved:
             raise ValueError(f"the field name {reserved[0]!r} is vlmtune's own, take another")
         return columns
+
+    @model_validator(mode="after")
+    def _description_is_mapped(self) -> Self:
+        if self.described:
+            _require(DESCRIPTION, self.columns)
+        return self
 
     @model_validator(mode="after")
     def _only_pictures_have_several_columns(self) -> Self:
@@ -175,6 +205,15 @@ class DataConfig(SourceConfig):
         if self.held_out.by == PICTURE:
             raise ValueError(f"held_out.by names {PICTURE!r}, which is no text to group rows by")
         return self
+
+
+def _require(field: str, columns: Columns) -> None:
+    if field not in columns:
+        raise ValueError(f"the field {field!r} must be mapped to a column of the catalog")
+
+
+def _without(field: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != field}
 
 
 class PromptConfig(Section):

@@ -12,6 +12,7 @@ from vlmtune.config.tree import FinetuneConfig
 from vlmtune.errors import ConfigError
 
 KeyPath = tuple[str, ...]
+DESCRIBING = ("data", "describe", "output")  # what the config of a new catalog decides
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> FinetuneConfig:
@@ -25,11 +26,39 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> FinetuneConfig:
     Raises:
         ConfigError: names the file, line and key of each problem, and the nearest valid key.
     """
-    values, lines = _read_yaml(path)
-    sources = {key: f"{path}:{line}" for key, line in lines.items()}
-    for override in overrides:
-        key = _apply_override(values, override)
-        sources[key] = f"--set {override}"
+    values, sources = _read_yaml(path)
+    sources |= _apply_overrides(values, overrides)
+    return _checked(values, sources, path)
+
+
+def load_describing_config(
+    path: Path, trained: FinetuneConfig, overrides: Sequence[str] = ()
+) -> FinetuneConfig:
+    """The configuration for describing a new catalog with a model that a run has trained.
+
+    Args:
+        path: a YAML file whose sections `data`, `describe` and `output` are taken; it may have
+            others, as a config for training has, or none.
+        trained: the run's own configuration, which decides all else: prompt, generation options
+            and rules are those that the model was trained and measured with.
+        overrides: as for `load_config`; they win over both.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    own, sources = _read_yaml(path)
+    known = set(FinetuneConfig.model_fields)
+    taken = {name: value for name, value in own.items() if name in DESCRIBING or name not in known}
+    left = trained.model_dump(mode="json", exclude=set(DESCRIBING))
+    values = left | {"evaluation": left["evaluation"] | {"copied_fields": []}} | taken
+    sources |= _apply_overrides(values, overrides)
+    if isinstance(values.get("data"), dict):
+        values["data"]["described"] = False
+    config = _checked(values, sources, path)
+    return config.model_copy(update={"data": config.data.without_descriptions()})
+
+
+def _checked(values: dict[str, Any], sources: dict[KeyPath, str], path: Path) -> FinetuneConfig:
     try:
         return FinetuneConfig.model_validate(values)
     except ValidationError as error:
@@ -61,8 +90,8 @@ def _construct_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[An
 _StrictLoader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
-    """The file's values, and the line number of each key."""
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    """The file's values, and the place of each key: file and line."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -80,7 +109,7 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a mapping of sections is expected, as in configs/demo.yaml")
-    return values, dict(_key_lines(root))
+    return values, {key: f"{path}:{line}" for key, line in _key_lines(root)}
 
 
 def _key_lines(node: yaml.Node | None, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, int]]:
@@ -89,6 +118,11 @@ def _key_lines(node: yaml.Node | None, prefix: KeyPath = ()) -> Iterator[tuple[K
             path = (*prefix, str(key.value))
             yield path, key.start_mark.line + 1
             yield from _key_lines(value, path)
+
+
+def _apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[KeyPath, str]:
+    """Set dotted keys in place; returns where each of them comes from."""
+    return {_apply_override(values, override): f"--set {override}" for override in overrides}
 
 
 def _apply_override(values: dict[str, Any], override: str) -> KeyPath:

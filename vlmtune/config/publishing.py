@@ -24,6 +24,8 @@ class HubConfig(Section):
         description="the adapter goes to repo_id, the merged model to repo_id-merged",
     )
     license: str | None = Field(None, description="licence named in the model card")
+    base_license: str | None = Field(None, description="the base model's, named there too")
+    data_license: str | None = Field(None, description="the catalog's, named there too")
 
 
 class TrackingConfig(Section):

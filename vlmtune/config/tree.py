@@ -5,7 +5,8 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from vlmtune.config.data import DESCRIPTION, PICTURE, DataConfig, PromptConfig
-from vlmtune.config.evaluation import EvaluationConfig
+from vlmtune.config.describing import DescribeConfig
+from vlmtune.config.evaluation import EvaluationConfig, GateConfig
 from vlmtune.config.forwarded import (
     BitsAndBytesOptions,
     GenerationOptions,
@@ -42,6 +43,8 @@ class FinetuneConfig(Section):
         {"max_new_tokens": 256, "do_sample": False}, description="transformers.GenerationConfig"
     )
     evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateConfig = GateConfig()
+    describe: DescribeConfig = DescribeConfig()
     merge: MergeConfig = MergeConfig()
     hub: HubConfig = HubConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -62,11 +65,14 @@ class FinetuneConfig(Section):
 
     @model_validator(mode="after")
     def _copied_fields_are_mapped(self) -> Self:
-        for field in self.evaluation.copied_fields:
-            if field not in self.data.columns:
-                raise ValueError(
-                    f"evaluation.copied_fields names {field!r}, which data.columns lacks"
-                )
+        named = {
+            "evaluation.copied_fields": self.evaluation.copied_fields,
+            "evaluation.rules.named_fields": self.evaluation.rules.named_fields,
+        }
+        for key, fields in named.items():
+            for field in fields:
+                if field not in self.data.columns:
+                    raise ValueError(f"{key} names {field!r}, which data.columns lacks")
         return self
 
     @model_validator(mode="after")

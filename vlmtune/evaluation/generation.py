@@ -1,23 +1,58 @@
-"""Descriptions for many rows: batched, longest prompts first, greedy unless told otherwise."""
+"""Descriptions for many rows: batched, longest prompts first, greedy unless told otherwise.
 
+Evaluation and `--pipeline describe` both write with this. Pictures of the next batches are decoded
+and encoded in threads while the model writes; a batch that does not fit into memory is halved.
+"""
+
+import copy
 import logging
-import sys
+import threading
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import track
-from transformers import GenerationConfig
 
 from vlmtune.encoding import encode_prompts
+from vlmtune.errors import UserError
+from vlmtune.evaluation.batches import (
+    AUTO,
+    input_workers,
+    plan_batches,
+    prompt_lengths,
+    rows_that_fit,
+)
+from vlmtune.evaluation.decoding import Decoder, compiling_pays
+from vlmtune.models.quantized import release_unused_memory
+from vlmtune.progress import rows_progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, ProcessorMixin
+    from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class WrittenText:
+    """What a model wrote for a row.
+
+    Attributes:
+        row: its place in the rows given.
+        tokens: that were generated.
+        seconds: the row's share of its batch.
+    """
+
+    row: int
+    text: str
+    tokens: int
+    seconds: float
 
 
 def describe(
@@ -25,7 +60,7 @@ def describe(
     processor: "ProcessorMixin",
     rows: "Dataset",
     options: dict[str, Any],
-    batch_size: int,
+    batch_size: int | str,
     label: str,
 ) -> tuple[list[str], float]:
     """Write a description for each row.
@@ -33,46 +68,23 @@ def describe(
     Args:
         rows: with the columns `prompt` and `images`.
         options: of transformers.GenerationConfig.
+        batch_size: rows at a time, or `auto`.
         label: shown beside the progress bar.
 
     Returns:
         The descriptions in the order of the rows, and the seconds it took.
     """
     start = time.monotonic()
-    model.eval()
-    # Rows of like length go together, so that little is padded; longest first, so that a batch
-    # which does not fit into memory fails at once.
-    lengths = _prompt_lengths(rows)
-    order = sorted(range(len(rows)), key=lambda row: -lengths[row])
     texts: dict[int, str] = {}
-    for batch in track(
-        list(_batches(order, batch_size)),
-        description=f"Describing with the {label} model",
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    ):
-        for row, text in zip(
-            batch, describe_batch(model, processor, rows[batch], options), strict=True
-        ):
-            texts[row] = text
+    with rows_progress(f"Describing with the {label} model", len(rows)) as advance:
+        for batch in write_texts(model, processor, rows, options, batch_size):
+            texts |= {written.row: written.text for written in batch}
+            advance(len(batch))
     seconds = time.monotonic() - start
     logger.info("%s model: %d rows, %.1f rows/s", label, len(rows), len(rows) / seconds)
     return [texts[row] for row in range(len(rows))], round(seconds, 2)
 
 
-def _prompt_lengths(rows: "Dataset") -> list[int]:
-    """Characters of each prompt."""
-    # Without the transform: the pictures need not be decoded to count characters.
-    prompts = rows.with_format(None)["prompt"]
-    return [sum(len(message["content"]) for message in prompt) for prompt in prompts]
-
-
-def _batches(order: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
-@torch.inference_mode()
 def describe_batch(
     model: "PreTrainedModel",
     processor: "ProcessorMixin",
@@ -80,8 +92,128 @@ def describe_batch(
     options: dict[str, Any],
 ) -> list[str]:
     """Write a description for each row of a batch with the columns `prompt` and `images`."""
-    inputs = encode_prompts(processor, batch["prompt"], batch["images"]).to(model.device)
-    config = GenerationConfig(**{**model.generation_config.to_diff_dict(), **options})
-    tokens = model.generate(**inputs, generation_config=config)
-    answers = tokens[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]
+    inputs = encode_prompts(processor, batch["prompt"], batch["images"])
+    return [text for text, _ in Decoder(model, processor, options).answer(inputs)]
+
+
+def write_texts(
+    model: "PreTrainedModel",
+    processor: "ProcessorMixin",
+    rows: "Dataset",
+    options: dict[str, Any],
+    batch_size: int | str,
+) -> Iterator[list[WrittenText]]:
+    """Write a description for each row, and hand them out batch by batch as they are done.
+
+    Args:
+        rows, options, batch_size: as for `describe`.
+
+    Raises:
+        UserError: a single row does not fit into memory.
+    """
+    model.eval()
+    compiled = compiling_pays(model, options, len(rows))
+    decoder = Decoder(model, processor, options, static=compiled)
+    # Rows of like length go together, so that little is padded; longest first, so that a batch
+    # which does not fit into memory fails at once.
+    lengths = prompt_lengths(rows)
+    order = sorted(range(len(rows)), key=lambda row: -lengths[row])
+    sizes = BatchSizes(model, batch_size, options.get("max_new_tokens") or 0)
+    while order:
+        batches = list(plan_batches(order, lengths, sizes))
+        full = _filled(batches) if compiled else batches
+        tried, fits = 0, True
+        try:
+            encoded = ahead(_Encoder(processor, rows), full, input_workers(model.device))
+            for batch, inputs in zip(batches, encoded, strict=True):
+                tried = len(batch)
+                yield _write(decoder, batch, inputs)
+                order = order[len(batch) :]
+        except torch.OutOfMemoryError:
+            fits = False  # what the error holds on to is let go of when this block is left
+        if not fits:
+            decoder.forget()
+            release_unused_memory()
+            sizes.halve(tried)
+
+
+class BatchSizes:
+    """How many rows go together: as told, or an estimate, and never more than have fitted."""
+
+    def __init__(self, model: "PreTrainedModel", told: int | str, new_tokens: int) -> None:
+        self.model, self.told, self.new_tokens = model, told, new_tokens
+        self.most: int | None = None
+
+    def __call__(self, length: int) -> int:
+        """Rows with prompts of at most so many tokens."""
+        if self.told == AUTO:
+            size = rows_that_fit(self.model, length + self.new_tokens)
+        else:
+            size = int(self.told)
+        return size if self.most is None else min(size, self.most)
+
+    def halve(self, rows: int) -> None:
+        """So many rows were too many.
+
+        Raises:
+            UserError: it was one row.
+        """
+        if rows <= 1:
+            raise UserError(
+                "the memory does not hold a single row with its description.",
+                "Lower model.max_pixels or generation.max_new_tokens.",
+            )
+        self.most = rows // 2
+        logger.info("%d rows do not fit into memory; going on with %d", rows, self.most)
+
+
+def _write(decoder: Decoder, batch: list[int], inputs: "BatchFeature") -> list[WrittenText]:
+    start = time.monotonic()
+    answers = decoder.answer(inputs)[: len(batch)]
+    share = (time.monotonic() - start) / len(batch)
+    return [
+        WrittenText(row, text, tokens, share)
+        for row, (text, tokens) in zip(batch, answers, strict=True)
+    ]
+
+
+def _filled(batches: list[list[int]]) -> list[list[int]]:
+    """The last batch with its last row repeated, so that nothing is compiled for its size."""
+    *others, last = batches
+    size = len(others[-1]) if others else len(last)
+    return [*others, last + [last[-1]] * (size - len(last))]
+
+
+class _Encoder:
+    """Decodes the pictures of a batch and encodes it, in any of several threads.
+
+    Each has a processor of its own: a tokenizer is no place for two threads at once, nor for one
+    that encodes while the answers before are decoded.
+    """
+
+    def __init__(self, processor: "ProcessorMixin", rows: "Dataset") -> None:
+        self.processor, self.rows = processor, rows
+        self.own = threading.local()
+        self.lock = threading.Lock()
+
+    def __call__(self, batch: list[int]) -> "BatchFeature":
+        if not hasattr(self.own, "processor"):
+            with self.lock:
+                self.own.processor = copy.deepcopy(self.processor)
+        columns = self.rows[batch]
+        return encode_prompts(self.own.processor, columns["prompt"], columns["images"])
+
+
+def ahead(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """The result for each item in turn, while those of the next ones are made in threads."""
+    pool = ThreadPoolExecutor(threads, "encode-prompts")
+    try:
+        waiting: deque[Future[R]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

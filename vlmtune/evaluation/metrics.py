@@ -65,15 +65,21 @@ def score(
     return scores
 
 
-def rouge_l_by_row(predictions: list[str], references: list[str]) -> list[float]:
-    """ROUGE-L F1 of each prediction against its reference, 0 to 1.
+def score_by_row(metric: str, predictions: list[str], references: list[str]) -> list[float]:
+    """Each prediction against its reference, by a metric whose mean over rows is a score.
+
+    Args:
+        metric: `rouge_l` (F1, 0 to 1) or `chrf_row` (chrF2, 0 to 100).
 
     Raises:
-        UserError: no rows.
         ValueError: the lists differ in length.
     """
-    _check_rows(predictions, references)
-    return _compute("rouge", predictions, references, use_aggregator=False)["rougeL"]
+    if len(predictions) != len(references):
+        raise ValueError("predictions and references must run over the same rows")
+    if not predictions:
+        return []
+    module, key = {"rouge_l": ("rouge", "rougeL"), "chrf_row": ("chrf", "chrf")}[metric]
+    return _compute(module, predictions, references, use_aggregator=False)[key]
 
 
 @dataclass(frozen=True)
@@ -83,14 +89,16 @@ class MetricMeaning:
     Attributes:
         label: short name.
         meaning: what it says, in one sentence.
-        top: its greatest value, 1 or 100.
+        top: its greatest value; 1 or 100, for losses a large one.
         is_share: whether it is a share of rows, shown in per cent.
+        less_is_better: as with losses.
     """
 
     label: str
     meaning: str
     top: float = 1.0
     is_share: bool = False
+    less_is_better: bool = False
 
     def show(self, value: float) -> str:
         """A value as people read it: "97.1%", "0.87" or "81.2"."""
@@ -115,6 +123,31 @@ TEXT_METRICS = {
         "Runs of up to six letters shared with the shop's own text; forgives word endings and "
         "suits every script. 100 is the same text.",
         top=100,
+    ),
+    "chrf_row": MetricMeaning(
+        "Shared letters, by row (chrF)",
+        "The same for each description by itself, and the mean of all.",
+        top=100,
+    ),
+    "answer_loss": MetricMeaning(
+        "Surprise at the shop's text (loss)",
+        "How unlikely the model finds the shop's own text, a token in the mean, in nats; "
+        "less is better.",
+        top=10,
+        less_is_better=True,
+    ),
+    "perplexity": MetricMeaning(
+        "Perplexity",
+        "Among how many equally likely tokens the model seems to choose; less is better.",
+        top=100,
+        less_is_better=True,
+    ),
+    "violations": MetricMeaning(
+        "Broken rules",
+        "Descriptions that break a rule of the trade, such as a banned phrase or an invented "
+        "number; less is better.",
+        is_share=True,
+        less_is_better=True,
     ),
     "exact": MetricMeaning(
         "Same text",

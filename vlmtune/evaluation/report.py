@@ -7,8 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from vlmtune.catalog.contact_sheet import data_uri
+from vlmtune.evaluation.gate import PromotionDecision
+from vlmtune.evaluation.intervals import Interval
 from vlmtune.evaluation.metrics import MetricMeaning, meaning_of
-from vlmtune.evaluation.results import BASE, TUNED, EvaluationReport, Prediction
+from vlmtune.evaluation.results import (
+    BASE,
+    CHAMPION,
+    MERGED,
+    TUNED,
+    EvaluationReport,
+    Prediction,
+)
 from vlmtune.pages import (
     BOTTOM,
     LEFT,
@@ -22,7 +31,17 @@ from vlmtune.pages import (
 )
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-MODEL_NAMES = {BASE: "Base model", TUNED: "Fine-tuned model"}
+MODEL_NAMES = {
+    BASE: "Base model",
+    TUNED: "Fine-tuned model",
+    CHAMPION: "Champion",
+    MERGED: "Merged model",
+}
+VERDICTS = {
+    "promoted": "The gate lets this model pass",
+    "kept_back": "The gate keeps this model back: nothing is published",
+    "failed": "The gate fails this model",
+}
 
 # What keeps the page small enough to mail.
 CARDS_AT_EACH_END = 12  # so at most 24 pictures
@@ -30,6 +49,7 @@ THUMBNAIL_SIDE = 160  # pixels
 TABLE_ROWS = 1000
 HEADLINES = 4
 PLOTTED_POINTS = 400
+CATEGORIES_SHOWN = 30
 
 
 def render_report(
@@ -38,6 +58,7 @@ def render_report(
     title: str,
     facts: dict[str, str],
     loss_history: list[dict[str, Any]] | None,
+    decision: PromotionDecision | None = None,
 ) -> str:
     """Write the evaluation as one self-contained HTML page.
 
@@ -49,6 +70,7 @@ def render_report(
         facts: what to tell about the run (base model, catalog ...), label -> value.
         loss_history: the Trainer's `log_history`, whose entries with `loss` or `eval_loss` are
             plotted; None draws no plot.
+        decision: what the gate says of it.
 
     Returns:
         HTML in which every text of the catalog and of the models is escaped.
@@ -71,6 +93,10 @@ def render_report(
             strongest=[_card(prediction, pictures) for prediction in strongest],
             table=report.predictions[:TABLE_ROWS],
             plot=_plot_loss(loss_history) if loss_history else None,
+            decision=decision,
+            verdicts=VERDICTS,
+            lead=meaning_of(report.lead_metric).label,
+            categories_shown=CATEGORIES_SHOWN,
         )
     )
 
@@ -88,13 +114,15 @@ def _tuned_score(prediction: Prediction) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of all models: the text to print and the length of the bar, 0 to 100."""
+    """One metric of all models: the text to print and the length of the bar, 0 to 100; of the
+    tuned model also the range that its value surely lies in."""
 
     meaning: MetricMeaning
     values: dict[str, str]
     bars: dict[str, float]
     gain: str
     is_better: bool
+    range: str = ""
 
 
 def _all_metrics(report: EvaluationReport) -> list[str]:
@@ -126,8 +154,15 @@ def _compare(report: EvaluationReport, name: str) -> Comparison:
         values={model: meaning.show(value) for model, value in values.items()},
         bars={model: _bar_length(value / meaning.top) for model, value in values.items()},
         gain=_show_gain(meaning, gain),
-        is_better=gain > 0,
+        is_better=gain < 0 if meaning.less_is_better else gain > 0,
+        range=_range(meaning, report.intervals.get(TUNED, {}).get(name)),
     )
+
+
+def _range(meaning: MetricMeaning, found: Interval | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f"{meaning.show(found.low)} to {meaning.show(found.high)}"
 
 
 def _bar_length(share: float) -> float:

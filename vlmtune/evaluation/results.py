@@ -1,8 +1,28 @@
 """What an evaluation found: plain, JSON-serialisable records."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
-BASE, TUNED = "base", "tuned"
+from vlmtune.evaluation.intervals import Interval, paired
+
+BASE, TUNED, CHAMPION, MERGED = "base", "tuned", "champion", "merged"
+
+
+class Swapped(BaseModel):
+    """What a model wrote when it was shown another row's picture.
+
+    Attributes:
+        row_id: the row whose picture it was.
+        text: what was written.
+        score: of that text against the reference of the row itself, by the lead metric.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    row_id: str
+    text: str
+    score: float
 
 
 class Prediction(BaseModel):
@@ -12,8 +32,11 @@ class Prediction(BaseModel):
         row_id: the row's id in the catalog.
         fields: the row's fields (name, category ...) without picture and description.
         reference: the catalog's own description.
-        texts: model name (`base`, `tuned`) -> the description it wrote.
-        scores: model name -> ROUGE-L of that description against the reference, 0 to 1.
+        texts: model name (`base`, `tuned` ...) -> the description it wrote.
+        scores: model name -> score of that description by the lead metric.
+        losses: model name -> mean loss of the reference's tokens, in nats.
+        broken_rules: model name -> rule of the trade -> what is wrong.
+        swapped: model name -> what it wrote for another row's picture.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -23,16 +46,40 @@ class Prediction(BaseModel):
     reference: str
     texts: dict[str, str]
     scores: dict[str, float]
+    losses: dict[str, float] = {}
+    broken_rules: dict[str, dict[str, str]] = {}
+    swapped: dict[str, Swapped] = {}
+
+
+class CategoryScores(BaseModel):
+    """Scores of the rows of one category.
+
+    Attributes:
+        rows: how many there are.
+        scores: model name -> mean of the lead metric.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    category: str
+    rows: int
+    scores: dict[str, float]
 
 
 class EvaluationReport(BaseModel):
-    """Base and tuned model on exactly the same held-out rows.
+    """Several models on exactly the same held-out rows.
 
     Attributes:
         rows: number of rows that were described.
         held_out_rows: number of held-out rows there are; more than `rows` if max_rows cut them.
-        metrics: model name -> metric -> value. All metrics lie between 0 and 1 but BLEU and
-            chrF, which their authors define between 0 and 100.
+        lead_metric: the metric of each row that decides: `rouge_l` (0 to 1) or `chrf_row` (0 to
+            100).
+        metrics: model name -> metric -> value. All metrics lie between 0 and 1 but BLEU and chrF,
+            which their authors define between 0 and 100, and loss and perplexity.
+        intervals: model name -> metric that is a mean over rows -> its confidence interval.
+        picture_test: model name -> how much better it scores with each row's own picture than
+            with another row's; None if it could not be tried.
+        categories: scores by category, the largest first.
         seconds: model name -> time to describe all rows.
         predictions: one record a row, in the catalog's order.
     """
@@ -41,6 +88,54 @@ class EvaluationReport(BaseModel):
 
     rows: int
     held_out_rows: int
+    lead_metric: str = "rouge_l"
     metrics: dict[str, dict[str, float]]
+    intervals: dict[str, dict[str, Interval]] = {}
+    picture_test: dict[str, Interval | None] = {}
+    categories: list[CategoryScores] = []
     seconds: dict[str, float]
     predictions: list[Prediction]
+
+    @property
+    def scale(self) -> float:
+        """The greatest value of the lead metric."""
+        return 1.0 if self.lead_metric == "rouge_l" else 100.0
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models that were compared."""
+        return list(self.metrics)
+
+    def table(self) -> dict[str, list[Any]]:
+        """Every prediction of every row, as columns of equal length."""
+        rows = self.predictions
+        columns: dict[str, list[Any]] = {
+            "row_id": [row.row_id for row in rows],
+            "reference": [row.reference for row in rows],
+        }
+        for field in dict.fromkeys(field for row in rows for field in row.fields):
+            columns[f"field_{field}"] = [row.fields.get(field) for row in rows]
+        for name in self.models:
+            columns[name] = [row.texts[name] for row in rows]
+            columns[f"{name}_score"] = [row.scores[name] for row in rows]
+            columns[f"{name}_loss"] = [row.losses.get(name) for row in rows]
+            columns[f"{name}_broken_rules"] = [
+                "; ".join(
+                    f"{rule}: {what}" for rule, what in row.broken_rules.get(name, {}).items()
+                )
+                for row in rows
+            ]
+        for name in self.picture_test:
+            swapped = [row.swapped.get(name) for row in rows]
+            columns[f"{name}_other_picture"] = [each and each.row_id for each in swapped]
+            columns[f"{name}_for_other_picture"] = [each and each.text for each in swapped]
+            columns[f"{name}_score_for_other_picture"] = [each and each.score for each in swapped]
+        return columns
+
+    def difference(self, one: str, other: str) -> Interval | None:
+        """How much better one model scores than another, row by row, by the lead metric; None if
+        one of them is missing on some row."""
+        scores = [row.scores for row in self.predictions]
+        if not scores or not all({one, other} <= row.keys() for row in scores):
+            return None
+        return paired([row[one] for row in scores], [row[other] for row in scores])

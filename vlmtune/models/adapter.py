@@ -50,6 +50,9 @@ class AdapterRecord(BaseModel):
     def describe(self) -> dict[str, str]:
         """How the training went, for people: label -> text."""
         facts = {"training": f"{self.train_rows} rows in {self.train_seconds:.0f} s"}
+        if planned_seconds := self.layout.get("planned_seconds"):
+            spent = self.train_seconds - self.prepare_seconds
+            facts["training"] += f", of them {spent:.0f} s of steps ({planned_seconds} predicted)"
         if self.layout.get("packed"):
             facts["layout"] = (
                 "{packs_per_step} packs a step, of {rows_per_pack} rows and at most "

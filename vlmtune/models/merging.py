@@ -1,70 +1,139 @@
-"""Merging an adapter into its base, in bf16 and never into 4 bits."""
+"""Merging an adapter into its base, in bf16 and never into 4 bits, and proving that it worked."""
 
-from dataclasses import dataclass
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
-from vlmtune.artifact import Artifact
 from vlmtune.config.model import ModelConfig
-from vlmtune.models.adapter import Adapter, attach_adapter
-from vlmtune.models.base_model import BaseModelRef, require_unchanged
+from vlmtune.models.adapter import Adapter, attach_adapter, without_adapter
+from vlmtune.models.base_model import require_unchanged
+from vlmtune.models.merge_record import MergeCheck, MergeRecord, MergeResult
+from vlmtune.models.processor import load_processor
 from vlmtune.models.quantized import load_model
+from vlmtune.revision import hash_files
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, ProcessorMixin
+    import torch
+    from datasets import Dataset
+    from transformers import ProcessorMixin
+
+# From a GPU, a shard is copied to the host to be written; safetensors before 0.6 copies it anyway.
+SHARD_SIZE = "2GB"
+# A processor's picture limits as they are saved, and not set again from this run's config.
+AS_SAVED = {"min_pixels": None, "max_pixels": None}
 
 
-class MergeRecord(BaseModel):
-    """Whether there is a merged model, and of what.
+def merge(
+    adapter: Adapter, config: ModelConfig, rows: "Dataset", folder: Path, skipped: str = ""
+) -> MergeResult:
+    """Merge the adapter into a freshly loaded bf16 base at the recorded revision, and check it.
 
-    Attributes:
-        status: merged or skipped.
-        reason: why it was skipped; empty for a merged model.
-        base: the base model that was merged into.
-        adapter_hash: content hash of the adapter.
+    Merging into the 4-bit weights would round the adapter away. There is never more than one
+    model in memory: it is merged in place, written, and gone before it is read back.
+
+    Args:
+        rows: held-out rows to check with: `prompt`, `completion` and decoded `images`.
+        folder: where the merged model is written; made here, and removed again if it fails.
+        skipped: why it is not merged; empty to merge it.
+
+    Raises:
+        FileExistsError: there is something in the folder.
+        UserError: the base model is no longer the one that was trained on.
     """
-
-    model_config = ConfigDict(frozen=True)
-
-    status: Literal["merged", "skipped"]
-    reason: str = ""
-    base: BaseModelRef
-    adapter_hash: str
-
-
-@dataclass(frozen=True)
-class MergeResult(Artifact):
-    """The merged model: live until it is stored, a folder afterwards, neither if skipped."""
-
-    record: MergeRecord
-    folder: Path | None = None
-    model: "PreTrainedModel | None" = None
-    processor: "ProcessorMixin | None" = None
+    if skipped:
+        return MergeResult(_record(adapter, "skipped", reason=skipped))
+    require_unchanged(adapter.record.base)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty")
+    try:
+        record = _merge_and_check(adapter, config, rows, folder)
+    except BaseException:
+        _remove(folder)  # nothing half-written is taken for whole
+        raise
+    if record.status == "failed":
+        _remove(folder)
+        return MergeResult(record)
+    return MergeResult(record, folder)
 
 
-def merge(adapter: Adapter, config: ModelConfig, enabled: bool) -> MergeResult:
-    """Merge the adapter into a freshly loaded bf16 base at the recorded revision.
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
 
-    Merging into the 4-bit weights would round the adapter away; see `enabled` to skip.
+
+def _merge_and_check(
+    adapter: Adapter, config: ModelConfig, rows: "Dataset", folder: Path
+) -> MergeRecord:
+    from vlmtune.models.merge_checks import (
+        answer_logits,
+        check_inputs,
+        check_outputs,
+        measure_distance,
+        pick_rows,
+    )
+
+    rows = pick_rows(rows)
+    processor = load_processor(str(adapter.folder), None, config)
+    tuned, checks = _merge(adapter, config, processor, rows, folder)
+    if not all(check.met for check in checks):
+        return _judged(adapter, checks, files={})
+    # Before they are read back: files that change in between fail a check below, later ones differ
+    # from these hashes.
+    files = hash_files(folder)
+    # As whoever serves it will load it.
+    stored = load_processor(str(folder), None, config.model_copy(update=AS_SAVED))
+    checks += check_inputs(processor, stored, rows)
+    merged = load_model(str(folder), None, config, quantization={})
+    checks += check_outputs(measure_distance(tuned, answer_logits(merged, processor, rows)))
+    return _judged(adapter, checks, files)
+
+
+def _merge(
+    adapter: Adapter,
+    config: ModelConfig,
+    processor: "ProcessorMixin",
+    rows: "Dataset",
+    folder: Path,
+) -> "tuple[list[torch.Tensor], list[MergeCheck]]":
+    """Write the merged model, unless the adapter changes nothing.
+
+    Nothing holds the model when this is left.
+
+    Returns:
+        The outputs of base and adapter for each row, and what was found of the adapter.
     """
-    from transformers import AutoProcessor
+    from vlmtune.models.merge_checks import answer_logits, check_adapter_works, measure_distance
 
     base = adapter.record.base
-    if not enabled:
-        record = MergeRecord(
-            status="skipped",
-            reason="merge.enabled is false",
-            base=base,
-            adapter_hash=adapter.content_hash,
-        )
-        return MergeResult(record=record)
-    require_unchanged(base)
-    model = load_model(base.id, base.commit, config, quantization={})
-    merged = attach_adapter(model, adapter).merge_and_unload(safe_merge=True)
-    return MergeResult(
-        record=MergeRecord(status="merged", base=base, adapter_hash=adapter.content_hash),
-        model=merged,
-        processor=AutoProcessor.from_pretrained(adapter.folder),
+    model = attach_adapter(load_model(base.id, base.commit, config, quantization={}), adapter)
+    tuned = list(answer_logits(model, processor, rows))
+    with without_adapter(model) as bare:
+        change = measure_distance(tuned, answer_logits(bare, processor, rows))
+    works = check_adapter_works(change)
+    if works.met:
+        # In place: `safe_merge` copies one layer at a time, and looks for NaN in it.
+        merged = model.merge_and_unload(safe_merge=True)
+        merged.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+        processor.save_pretrained(folder)
+    return tuned, [works]
+
+
+def _judged(adapter: Adapter, checks: list[MergeCheck], files: dict[str, str]) -> MergeRecord:
+    unmet = [
+        f"{check.name}: wanted {check.wanted}, found {check.found}"
+        for check in checks
+        if not check.met
+    ]
+    if unmet:
+        return _record(adapter, "failed", reason="; ".join(unmet), checks=checks)
+    return _record(adapter, "merged", checks=checks, files=files)
+
+
+def _record(adapter: Adapter, status: str, **facts: object) -> MergeRecord:
+    return MergeRecord.model_validate(
+        {
+            "status": status,
+            "base": adapter.record.base,
+            "adapter_hash": adapter.content_hash,
+            **facts,
+        }
     )

@@ -1,19 +1,22 @@
-"""A folder that is ready to push: weights, processor and model card, and nothing else."""
+"""A folder that is ready to push: weights, processor, model card and receipt, and nothing else."""
 
-import os
 import shutil
 from pathlib import Path
 
 from vlmtune.artifact import PICKLE_SUFFIXES
+from vlmtune.files import link_or_copy
+
+CARD, RECEIPT = "README.md", "receipt.json"  # what is written here, and so cannot be tested
 
 
-def assemble_bundle(source: Path, card: str, target: Path) -> Path:
+def assemble_bundle(source: Path, card: str, target: Path, receipt: str | None = None) -> Path:
     """Lay out what is to be published. Files are hard-linked where that is possible.
 
     Args:
         source: folder of an adapter or a merged model.
         card: text of the model card.
         target: folder to make; an older one of the same name is replaced.
+        receipt: text of its receipt.json; None makes none.
 
     Raises:
         ValueError: the source holds a file that may be a pickle.
@@ -27,15 +30,13 @@ def assemble_bundle(source: Path, card: str, target: Path) -> Path:
     for path in files:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        _link_or_copy(path, copy)
-    readme = target / "README.md"
-    readme.unlink(missing_ok=True)  # never write through a hard link
-    readme.write_text(card, encoding="utf-8")
+        link_or_copy(path, copy)
+    _write(target / CARD, card)
+    if receipt is not None:
+        _write(target / RECEIPT, receipt)
     return target
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(source, target)
+def _write(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)  # never write through a hard link
+    path.write_text(text, encoding="utf-8")

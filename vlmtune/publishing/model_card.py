@@ -1,63 +1,29 @@
 """The README.md of what is published: what it is, how good, how to load, where it comes from."""
 
+import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict
 
-from vlmtune.evaluation.metrics import meaning_of
-from vlmtune.evaluation.results import BASE, TUNED
+from vlmtune.evaluation.intervals import Interval
+from vlmtune.evaluation.metrics import MetricMeaning, meaning_of
+from vlmtune.evaluation.results import BASE, CHAMPION, MERGED, TUNED
+from vlmtune.publishing.facts import CardFacts
+from vlmtune.publishing.receipt import make_receipt
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-MODEL_NAMES = {BASE: "base", TUNED: "fine-tuned"}
+MODEL_NAMES = {BASE: "base", TUNED: "fine-tuned", CHAMPION: "champion", MERGED: "merged"}
+DEFAULT_PROMPT = "Describe this product."
+ROW_COUNTS = {
+    "rows_read": "rows read",
+    "kept": "kept as they were",
+    "repaired": "repaired",
+    "quarantined": "quarantined, and not learnt from",
+}
 LORA_RANKS_OF_VLLM = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
-
-
-class CardFacts(BaseModel):
-    """What a model card states.
-
-    Attributes:
-        kind: an adapter, or a whole model with the adapter merged in.
-        repo_id: where it is to be published; None if it stays in a folder.
-        base_id: Hub id of the base model, or a local folder. Of an absolute path, here and in
-            `catalog_source`, only the last name is shown.
-        base_revision: commit on the Hub, or `sha256:` and the content hash of a local folder.
-        license: the Hub's name of a licence, such as apache-2.0.
-        catalog_source: data set id on the Hub, or a folder.
-        catalog_digest: content hash or commit of the catalog.
-        rows_train, rows_held_out: products learnt from, and kept aside.
-        metrics: model name (`base`, `tuned`) -> metric -> value, as in `EvaluationReport`.
-        config_yaml: the resolved configuration; its prompt and LoRA rank go into the examples.
-        code_commit, lock_hash, mlflow_run_id, run_name: where it comes from.
-        versions: package -> version.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["adapter", "merged"]
-    repo_id: str | None
-    base_id: str
-    base_revision: str
-    license: str | None
-    catalog_source: str
-    catalog_digest: str
-    rows_train: int
-    rows_held_out: int
-    metrics: dict[str, dict[str, float]] | None = None
-    config_yaml: str
-    code_commit: str | None
-    lock_hash: str | None
-    mlflow_run_id: str | None
-    run_name: str
-    versions: dict[str, str]
-
-    @property
-    def base_is_local(self) -> bool:
-        """Whether the base model is a folder, which nobody can find on the Hub."""
-        return self.base_revision.startswith("sha256:")
 
 
 def render_model_card(facts: CardFacts) -> str:
@@ -75,26 +41,36 @@ def render_model_card(facts: CardFacts) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"code": _code, "cell": _cell, "repr": repr, "shell": _shell_word}
+    environment.filters |= {
+        "code": _code,
+        "cell": _cell,
+        "repr": repr,
+        "shell": _shell_word,
+        "fence": _fence_around,
+    }
     config = yaml.safe_load(facts.config_yaml) or {}
+    repo = facts.repo_id or "path/to/this/folder"
+    prompt = config.get("prompt") or {}
     return environment.get_template("model_card.md.j2").render(
         facts=facts,
         front_matter=yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True),
-        base=_public_name(facts.base_id),
-        repo=facts.repo_id or "path/to/this/folder",
-        prompt=config.get("prompt") or {},
+        base=facts.base_name,
+        repo=repo,
+        prompt=prompt,
+        default_prompt=DEFAULT_PROMPT,
         max_lora_rank=_max_lora_rank(config),
         results=_results(facts),
         models=[MODEL_NAMES.get(model, model) for model in facts.metrics or {}],
-        fence=_fence_around(facts.config_yaml),
-        catalog=_public_name(facts.catalog_source),
+        catalog=facts.catalog_name,
+        was_scored=facts.kind == "adapter" or MERGED in (facts.metrics or {}),
+        row_counts={
+            label: facts.row_counts[name]
+            for name, label in ROW_COUNTS.items()
+            if name in facts.row_counts
+        },
+        request=_request("shop" if facts.kind == "adapter" else repo, prompt),
+        receipt=make_receipt(facts).to_json(),
     )
-
-
-def _public_name(source: str) -> str:
-    """A Hub id or relative folder as it is; of an absolute one only the name goes public."""
-    folder = Path(source)
-    return folder.name if folder.is_absolute() or source.startswith("~") else source
 
 
 def _front_matter(facts: CardFacts) -> dict[str, Any]:
@@ -121,10 +97,31 @@ def _results(facts: CardFacts) -> list[dict[str, Any]]:
     for name in names:
         meaning = meaning_of(name)
         values = [
-            meaning.show(metrics[name]) if name in metrics else "–" for metrics in models.values()
+            _value(meaning, metrics.get(name), facts.intervals.get(model, {}).get(name))
+            for model, metrics in models.items()
         ]
         lines.append({"label": meaning.label, "meaning": meaning.meaning, "values": values})
     return lines
+
+
+def _value(meaning: MetricMeaning, value: float | None, interval: Interval | None) -> str:
+    """A figure, with its interval in brackets if there is one."""
+    if value is None:
+        return "–"
+    if interval is None or interval.low is None or interval.high is None:
+        return meaning.show(value)
+    return f"{meaning.show(value)} ({meaning.show(interval.low)} to {meaning.show(interval.high)})"
+
+
+def _request(model: str, prompt: dict[str, Any]) -> str:
+    """A question to the server as JSON, quoted for a shell."""
+    picture = {"type": "image_url", "image_url": {"url": "https://shop.example/product.jpg"}}
+    text = {"type": "text", "text": prompt.get("template") or DEFAULT_PROMPT}
+    messages: list[dict[str, Any]] = [{"role": "user", "content": [picture, text]}]
+    if prompt.get("system"):
+        messages.insert(0, {"role": "system", "content": prompt["system"]})
+    body = {"model": model, "max_tokens": 256, "temperature": 0, "messages": messages}
+    return shlex.quote(json.dumps(body, indent=2, ensure_ascii=False))
 
 
 def _max_lora_rank(config: dict[str, Any]) -> int:

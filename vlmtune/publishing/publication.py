@@ -1,6 +1,7 @@
 """What is published and where; without a repo, what is ready to be."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -8,12 +9,20 @@ from pydantic import BaseModel, ConfigDict
 
 from vlmtune.catalog.catalog import Catalog
 from vlmtune.config.publishing import HubConfig
+from vlmtune.errors import UserError
+from vlmtune.evaluation.gate import PromotionDecision
 from vlmtune.evaluation.results import EvaluationReport
 from vlmtune.models.adapter import Adapter
-from vlmtune.models.merging import MergeResult
-from vlmtune.publishing.bundle import assemble_bundle
-from vlmtune.publishing.hub import PushedRepo, push_folder
-from vlmtune.publishing.model_card import CardFacts, render_model_card
+from vlmtune.models.merge_record import MergeResult
+from vlmtune.publishing.bundle import CARD, RECEIPT, assemble_bundle
+from vlmtune.publishing.facts import CardFacts
+from vlmtune.publishing.hub import PushedRepo, push_folder, tag_commit
+from vlmtune.publishing.model_card import render_model_card
+from vlmtune.publishing.patience import Patience
+from vlmtune.publishing.receipt import make_receipt
+from vlmtune.publishing.room import room_for
+from vlmtune.publishing.same_files import require_same
+from vlmtune.revision import folder_size, hash_files
 from vlmtune.tracking.provenance import Provenance
 
 Kind = Literal["adapter", "merged"]
@@ -23,16 +32,22 @@ class Publication(BaseModel):
     """The outcome of publishing.
 
     Attributes:
-        status: pushed, or ready (nothing was pushed because no repo is configured).
-        repos: adapter and / or merged -> where it was pushed to.
+        status: pushed, all of it; ready (no repo is configured); kept_back by the gate; or
+            unpublished, since a push failed.
+        reason: why it was kept back or is unpublished, in one line.
+        repos: adapter and / or merged -> where it was pushed to and found to have arrived. If
+            unpublished, those that had been before the push that failed.
         cards: adapter and / or merged -> text of the model card.
+        receipts: adapter and / or merged -> text of the receipt.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    status: Literal["pushed", "ready"]
+    status: Literal["pushed", "ready", "kept_back", "unpublished"]
+    reason: str = ""
     repos: dict[Kind, PushedRepo] = {}
     cards: dict[Kind, str]
+    receipts: dict[Kind, str] = {}
 
 
 def repo_of(hub: HubConfig, kind: Kind) -> str | None:
@@ -48,7 +63,7 @@ def folders_to_publish(hub: HubConfig, adapter: Adapter, merged: MergeResult) ->
     return {kind: folder for kind in hub.push if (folder := folders[kind]) is not None}
 
 
-def write_cards(
+def gather_facts(
     hub: HubConfig,
     catalog: Catalog,
     adapter: Adapter,
@@ -57,51 +72,132 @@ def write_cards(
     run_name: str,
     config_yaml: str,
     provenance: Provenance,
-) -> dict[Kind, str]:
-    """A model card for each kind that is to be published."""
+    row_counts: Mapping[str, int] | None = None,
+    decisions: Mapping[Kind, PromotionDecision] | None = None,
+    tested: Mapping[Kind, Mapping[str, str]] | None = None,
+) -> dict[Kind, CardFacts]:
+    """What is known of each kind that is to be published.
+
+    Args:
+        row_counts: of the row ledger.
+        decisions: of the gate, on each kind.
+        tested: as in `publish`.
+    """
     base = adapter.record.base
     return {
-        kind: render_model_card(
-            CardFacts(
-                kind=kind,
-                repo_id=repo_of(hub, kind),
-                base_id=base.id,
-                base_revision=base.revision,
-                license=hub.license,
-                catalog_source=catalog.source,
-                catalog_digest=catalog.version,
-                rows_train=adapter.record.train_rows,
-                rows_held_out=evaluation.held_out_rows,
-                metrics=evaluation.metrics,
-                config_yaml=config_yaml,
-                code_commit=provenance.code_commit,
-                lock_hash=provenance.lock_hash,
-                mlflow_run_id=adapter.record.mlflow_run_id,
-                run_name=run_name,
-                versions=provenance.versions,
-            )
+        kind: CardFacts(
+            kind=kind,
+            repo_id=repo_of(hub, kind),
+            base_id=base.id,
+            base_revision=base.revision,
+            license=hub.license,
+            base_license=hub.base_license,
+            data_license=hub.data_license,
+            catalog_source=catalog.source,
+            catalog_digest=catalog.version,
+            row_counts=dict(row_counts or {}),
+            rows_train=adapter.record.train_rows,
+            rows_held_out=evaluation.held_out_rows,
+            metrics=evaluation.metrics,
+            intervals=evaluation.intervals,
+            decision=(decisions or {}).get(kind),
+            adapter_hash=adapter.content_hash,
+            files=_without_written((tested or {}).get(kind, {})),
+            config_yaml=config_yaml,
+            code_commit=provenance.code_commit,
+            lock_hash=provenance.lock_hash,
+            mlflow_run_id=adapter.record.mlflow_run_id,
+            run_name=run_name,
+            versions=provenance.versions,
         )
         for kind in folders_to_publish(hub, adapter, merged)
     }
 
 
+def write_cards(facts: Mapping[Kind, CardFacts]) -> dict[Kind, str]:
+    """A model card for each kind."""
+    return {kind: render_model_card(known) for kind, known in facts.items()}
+
+
+def write_receipts(facts: Mapping[Kind, CardFacts]) -> dict[Kind, str]:
+    """A receipt for each kind."""
+    return {kind: make_receipt(known).to_json() for kind, known in facts.items()}
+
+
 def publish(
-    hub: HubConfig, adapter: Adapter, merged: MergeResult, cards: dict[Kind, str]
+    hub: HubConfig,
+    adapter: Adapter,
+    merged: MergeResult,
+    cards: dict[Kind, str],
+    tested: Mapping[Kind, Mapping[str, str]],
+    receipts: dict[Kind, str] | None = None,
+    tag: str | None = None,
+    patience: Patience | None = None,
 ) -> Publication:
     """Push each kind to its repo; without a repo_id only say that it is ready.
 
-    All bundles are made before the first is sent: one that is refused stops the others too.
+    All bundles are made and compared with what was tested before the first is sent: one that is
+    refused stops the others too. Tags are set when all have arrived. A push that fails ends it:
+    the publication says why, and what had arrived by then.
+
+    Args:
+        cards, receipts: texts of README.md and receipt.json.
+        tested: `hash_files` of each kind's folder, as of its test.
+        tag: name of the version, such as v3, the same in all repos.
+        patience: with a Hub that is busy or does not answer.
+
+    Raises:
+        NotWhatWasTested: a folder is no longer what was tested; nothing was sent.
+        UserError: there is no room to lay the files out; nothing was sent.
+        ValueError: a folder holds a file that may be a pickle; nothing was sent.
     """
+    outcome = Publication(status="ready", cards=cards, receipts=receipts or {})
     if hub.repo_id is None:
-        return Publication(status="ready", cards=cards)
+        return outcome
+    folders = folders_to_publish(hub, adapter, merged)
     repos: dict[Kind, PushedRepo] = {}
     with tempfile.TemporaryDirectory(prefix="vlmtune-push-") as scratch:
-        bundles = {
-            kind: assemble_bundle(folder, cards[kind], Path(scratch) / kind)
-            for kind, folder in folders_to_publish(hub, adapter, merged).items()
+        bundles = _lay_out(folders, cards, outcome.receipts, Path(scratch))
+        files = {kind: hash_files(bundle) for kind, bundle in bundles.items()}
+        for kind in bundles:
+            _require_tested(kind, files[kind], tested.get(kind, {}))
+        try:
+            for kind, bundle in bundles.items():
+                repo_id, message = str(repo_of(hub, kind)), f"vlmtune: {kind}"
+                repos[kind] = push_folder(
+                    bundle, repo_id, hub.private, message, tag, files[kind], patience
+                )
+            if tag is not None:
+                for kind in bundles:
+                    repos[kind] = tag_commit(repos[kind], tag, patience)
+        except UserError as error:
+            failed = {"status": "unpublished", "reason": f"{kind}: {error}", "repos": repos}
+            return outcome.model_copy(update=failed)
+    return outcome.model_copy(update={"status": "pushed", "repos": repos})
+
+
+def _lay_out(
+    folders: Mapping[Kind, Path],
+    cards: Mapping[Kind, str],
+    receipts: Mapping[Kind, str],
+    scratch: Path,
+) -> dict[Kind, Path]:
+    """A bundle for each kind, made of hard links where the file system is the same."""
+    with room_for("lay out what is published", sum(map(folder_size, folders.values()))):
+        return {
+            kind: assemble_bundle(folder, cards[kind], scratch / kind, receipts.get(kind))
+            for kind, folder in folders.items()
         }
-        for kind, bundle in bundles.items():
-            repo_id = repo_of(hub, kind)
-            assert repo_id is not None
-            repos[kind] = push_folder(bundle, repo_id, hub.private, f"vlmtune: {kind}")
-    return Publication(status="pushed", repos=repos, cards=cards)
+
+
+def _require_tested(kind: Kind, found: Mapping[str, str], tested: Mapping[str, str]) -> None:
+    require_same(
+        _without_written(tested),
+        _without_written(found),
+        f"the {kind} that is to be published",
+        "Nothing was sent. Run again; if it comes back, look for what changes the artifact store.",
+    )
+
+
+def _without_written(files: Mapping[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in files.items() if name not in (CARD, RECEIPT)}

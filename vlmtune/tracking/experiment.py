@@ -1,4 +1,4 @@
-"""What a run leaves in MLflow. The only module that imports mlflow."""
+"""What a run leaves in MLflow, but for what it found out of models: see findings.py."""
 
 import logging
 import tempfile
@@ -8,14 +8,12 @@ from typing import Any
 
 from vlmtune.catalog.catalog import Catalog
 from vlmtune.catalog.ledger import Decision, RowLedger, flat_line
-from vlmtune.evaluation.results import EvaluationReport
 from vlmtune.revision import is_local
 from vlmtune.tracking.provenance import Provenance
 
 logger = logging.getLogger(__name__)
 
 PARAM_LENGTH = 500  # MLflow 3 takes up to 6,000; longer values are in the config artifact
-THUMBNAIL_SIDE = 160
 LEDGER_ROWS = 2000
 
 
@@ -44,8 +42,12 @@ def log_run(config: dict[str, Any], config_yaml: str, provenance: Provenance) ->
     mlflow.log_dict(provenance.model_dump(), "provenance.json")
 
 
-def log_catalog(catalog: Catalog) -> None:
-    """Name the catalog, with its digest, as the run's data-set input."""
+def log_catalog(catalog: Catalog, context: str = "training") -> None:
+    """Name the catalog, with its digest, as the run's data-set input.
+
+    Args:
+        context: what it is used for.
+    """
     import mlflow
     from mlflow.data.dataset_source_registry import resolve_dataset_source
     from mlflow.data.huggingface_dataset_source import HuggingFaceDatasetSource
@@ -60,7 +62,7 @@ def log_catalog(catalog: Catalog) -> None:
     else:
         source = HuggingFaceDatasetSource(catalog.source, revision=catalog.version)
     digest = catalog.version.removeprefix("sha256:")[:36]  # MLflow's limit for a digest
-    mlflow.log_input(MetaDataset(source, name="catalog", digest=digest), context="training")
+    mlflow.log_input(MetaDataset(source, name="catalog", digest=digest), context=context)
     mlflow.set_tag("vlmtune.catalog_version", catalog.version)
 
 
@@ -94,47 +96,6 @@ def log_training_metrics(metrics: dict[str, float], step: int) -> None:
 
     if active_run_id():
         mlflow.log_metrics(metrics, step=step)
-
-
-def log_evaluation(
-    report: EvaluationReport, catalog: Catalog, example_rows: int, trained_in: str | None
-) -> None:
-    """Log the metrics of each model and a table of examples with their pictures.
-
-    Args:
-        trained_in: id of the MLflow run that trained the adapter; tagged if it is another one.
-    """
-    import mlflow
-
-    run_id = active_run_id()
-    if not run_id:
-        return
-    for name, metrics in report.metrics.items():
-        mlflow.log_metrics({f"{name}/{metric}": value for metric, value in metrics.items()})
-    if trained_in and trained_in != run_id:
-        mlflow.set_tag("vlmtune.trained_in_run", trained_in)
-    if example_rows:
-        mlflow.log_table(_example_table(report, catalog, example_rows), "examples.json")
-
-
-def _example_table(report: EvaluationReport, catalog: Catalog, rows: int) -> dict[str, list[Any]]:
-    import mlflow
-
-    wanted = {prediction.row_id: prediction for prediction in report.predictions[:rows]}
-    table: dict[str, list[Any]] = {"picture": [], "reference": []}
-    for number, row_id in enumerate(catalog.rows["row_id"]):
-        if row_id not in wanted:
-            continue
-        prediction = wanted[row_id]
-        picture = catalog.open_pictures(number)[0]
-        picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        table["picture"].append(mlflow.Image(picture))
-        table["reference"].append(prediction.reference)
-        for name, text in prediction.texts.items():
-            table.setdefault(name, []).append(text)
-        for field, value in prediction.fields.items():
-            table.setdefault(field, []).append(value)
-    return table
 
 
 def log_html(html: str, name: str) -> None:

@@ -143,7 +143,10 @@ def _require_packable(given: Ingredients) -> tuple[PictureEncoder, Positions]:
 def in_words(layout: Layout) -> str:
     """The layout of packs for the log."""
     planned = layout.facts.get("planned_memory")
-    memory = f"; {planned['peak_gib']:.1f} GiB at the peak, as planned" if planned else ""
+    memory = ""
+    if planned:
+        minutes = layout.facts["planned_seconds"] / 60
+        memory = f"; planned: {planned['peak_gib']:.1f} GiB at the peak, {minutes:.1f} minutes"
     return (
         "{packs_per_step} packs a step, of {rows_per_pack} rows and at most {largest_pack:,} "
         "tokens (limit {max_tokens:,}); {features}".format_map(layout.facts)
@@ -165,9 +168,11 @@ def _predict(shape: ModelShape, layout: Layout) -> dict[str, Any]:
         shape, layout.largest_pack, layout.checkpointing, cached=layout.features_cached
     )
     speed = tokens_per_second(shape, layout.checkpointing, matrix_ceiling())
+    tokens = sum(layout.tokens or []) * layout.facts["epochs"]
     return {
         "planned_memory": planned.model_dump(),
         "planned_tokens_per_second": round(speed),
+        "planned_seconds": round(tokens / speed),
     }
 
 
@@ -247,6 +252,7 @@ def _packed(
             "max_tokens": limit,
             "largest_pack": largest,
             "mean_tokens": round(sum(tokens) / len(tokens), 1),
+            "epochs": epochs,
             "features": _features_in_words(cache, pictures),
         },
     )

@@ -32,6 +32,14 @@ def test_bundle_is_the_source_with_the_card(source: Path, tmp_path: Path) -> Non
     assert contents(source) == before
 
 
+def test_receipt_lies_beside_the_card(source: Path, tmp_path: Path) -> None:
+    """A receipt of its own takes the place of one in the source, which stays as it was."""
+    (source / "receipt.json").write_text("old")
+    bundle = assemble_bundle(source, "card", tmp_path / "bundle", '{"kind": "adapter"}\n')
+    assert (bundle / "receipt.json").read_text() == '{"kind": "adapter"}\n'
+    assert (source / "receipt.json").read_text() == "old"
+
+
 def test_weights_are_not_copied(source: Path, tmp_path: Path) -> None:
     """Large files share the disk's blocks with the source."""
     bundle = assemble_bundle(source, "card", tmp_path / "bundle")

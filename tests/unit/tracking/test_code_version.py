@@ -58,14 +58,18 @@ USERS_OF_THE_MODEL = {
     "train_qlora",
     "evaluate_generations",
     "merge_adapter",
-    "push_to_hub",
 }
 
 
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("vlmtune/evaluation/templates/report.html.j2", {"evaluate_generations"}),
+        (
+            "vlmtune/evaluation/templates/report.html.j2",
+            {"evaluate_generations", "merge_adapter"},
+        ),
+        ("vlmtune/tracking/findings.py", {"evaluate_generations", "merge_adapter"}),
+        ("vlmtune/evaluation/gate.py", {"evaluate_generations", "merge_adapter", "push_to_hub"}),
         ("vlmtune/publishing/templates/model_card.md.j2", {"push_to_hub"}),
         ("vlmtune/models/quantized.py", USERS_OF_THE_MODEL),
         ("vlmtune/models/processor.py", {"load_dataset", *USERS_OF_THE_MODEL}),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, Qwen2VLConfig
 
-from tests.unit.training.conftest import ROOT
+from tests.unit.conftest import ROOT
 from vlmtune.config.training import CPU_PACK_TOKENS
 from vlmtune.training import memory_plan
 from vlmtune.training.memory_plan import GIB, ModelShape, pick, plan_memory, shape_of

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from tests.unit.training.conftest import Demo
+from tests.unit.conftest import Demo
 from vlmtune.config.training import PackingConfig
 from vlmtune.errors import UserError
 

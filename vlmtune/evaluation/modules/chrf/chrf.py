@@ -13,8 +13,9 @@ INPUTS = """
 Args:
     predictions: list of texts.
     references: list of texts, one for each prediction.
+    use_aggregator: False for a score of each pair by itself.
 Returns:
-    chrf: 0 to 100.
+    chrf: 0 to 100; a list of them without the aggregator.
 """
 
 
@@ -31,5 +32,10 @@ class Chrf(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        return {"chrf": sacrebleu.corpus_chrf(predictions, [references]).score}
+    def _compute(
+        self, predictions: list[str], references: list[str], use_aggregator: bool = True
+    ) -> dict[str, float | list[float]]:
+        if use_aggregator:
+            return {"chrf": sacrebleu.corpus_chrf(predictions, [references]).score}
+        pairs = zip(predictions, references, strict=True)
+        return {"chrf": [sacrebleu.sentence_chrf(text, [own]).score for text, own in pairs]}

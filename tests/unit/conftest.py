@@ -4,14 +4,17 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from vlmtune.config.loading import load_config
 from vlmtune.config.training import PackingConfig
 
-ROOT = Path(__file__).resolve().parents[3]
+if TYPE_CHECKING:
+    from vlmtune.models.adapter import Adapter
+
+ROOT = Path(__file__).resolve().parents[2]
 TRAINING = {
     "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 2,
@@ -28,9 +31,15 @@ TRAINING = {
 
 @dataclass
 class Demo:
-    """A part of the demo, and how to train on it."""
+    """A part of the demo, and how to train on it.
+
+    Attributes:
+        catalog, examples: all of it, as the steps hand it over.
+    """
 
     config: Any
+    catalog: Any
+    examples: Any
     train: Any
     held_out: Any
     base: Any
@@ -100,10 +109,19 @@ def demo_rows(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Demo
         base = resolve_base_model(config.model)
     finally:
         os.chdir(here)
-    return lambda folder: Demo(config, train, held_out, base, folder)
+    return lambda folder: Demo(config, catalog, examples, train, held_out, base, folder)
 
 
 @pytest.fixture
 def demo(demo_rows: Callable[[Path], Demo], tmp_path: Path) -> Demo:
     """The demo with an empty folder of its own."""
     return demo_rows(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained(
+    demo_rows: Callable[[Path], Demo], tmp_path_factory: pytest.TempPathFactory
+) -> "tuple[Demo, Adapter]":
+    """The demo and an adapter that was trained on it for a few steps; both are left as they are."""
+    demo = demo_rows(tmp_path_factory.mktemp("trained"))
+    return demo, demo.adapter(demo.plan())

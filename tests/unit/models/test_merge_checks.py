@@ -1,0 +1,84 @@
+"""Outputs are compared token by token, and what cannot be measured is no pass."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from tests.unit.conftest import Demo
+from vlmtune.models import merge_checks
+from vlmtune.models.merge_checks import (
+    answer_logits,
+    check_adapter_works,
+    check_outputs,
+    measure_distance,
+    pick_rows,
+)
+
+
+def test_divergence_of_two_distributions() -> None:
+    """By hand: 0.75 ln(0.75 / 0.25) + 0.25 ln(0.25 / 0.75), and 0 for the same one."""
+    one = torch.tensor([[0.75, 0.25], [0.5, 0.5]]).log()
+    other = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()
+    distance = measure_distance([one], [other])
+    assert distance.tokens == 2 and distance.agreement == 0.5
+    assert distance.kl == pytest.approx(0.5 * math.log(3) / 2)
+
+
+def test_a_tie_that_turned_is_no_disagreement() -> None:
+    """One bf16 step between two tokens either way; half a nat is another choice."""
+    one, other = torch.tensor([[20.0, 20.125]]), torch.tensor([[20.125, 20.0]])
+    assert measure_distance([one], [other]).agreement == 1
+    assert measure_distance([torch.tensor([[20.0, 20.5]])], [other]).agreement == 0
+
+
+def test_equal_logits_are_exactly_alike() -> None:
+    """Over a vocabulary of real size, in bf16."""
+    logits = torch.randn(3, 152_000, generator=torch.Generator().manual_seed(0)).bfloat16()
+    distance = measure_distance([logits], [logits.clone()])
+    assert (distance.kl, distance.agreement) == (0.0, 1.0)
+
+
+def test_nothing_compared_is_no_pass() -> None:
+    """Without rows no check is met."""
+    distance = measure_distance([], [])
+    assert not check_adapter_works(distance).met
+    assert not any(check.met for check in check_outputs(distance))
+
+
+def test_rows_are_spread(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first to near the last; all of them where they are few."""
+    monkeypatch.setattr(merge_checks, "CHECKED_ROWS", 4)
+    ids = list(demo.held_out.with_format(None)["row_id"])
+    assert list(pick_rows(demo.held_out).with_format(None)["row_id"]) == ids[::2]
+    few = demo.held_out.select(range(3))
+    assert list(pick_rows(few).with_format(None)["row_id"]) == ids[:3]
+
+
+def test_logits_are_those_of_the_answer(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stands in the place of the token it is about, and long answers are cut."""
+    from vlmtune.encoding import CatalogCollator
+
+    model, processor = demo.model()
+    row = demo.held_out[0]
+    (logits,) = answer_logits(model, processor, demo.held_out.select([0]))
+    batch: dict[str, Any] = CatalogCollator(processor=processor, completion_only_loss=True)([row])
+    labels = batch.pop("labels")[0]
+    with torch.inference_mode():
+        everything = model(**batch).logits[0]
+    assert torch.equal(logits, everything[:-1][labels[1:] != -100])
+    monkeypatch.setattr(merge_checks, "CHECKED_TOKENS", 5)
+    (cut,) = answer_logits(model, processor, demo.held_out.select([0]))
+    assert torch.equal(cut, logits[:5])
+
+
+def test_a_model_that_gives_all_logits(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every family can be asked for the last ones only."""
+    model, processor = demo.model()
+    rows = demo.held_out.select([0])
+    (asked,) = answer_logits(model, processor, rows)
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda **inputs: forward(**inputs))
+    (given,) = answer_logits(model, processor, rows)
+    assert torch.equal(asked, given)
