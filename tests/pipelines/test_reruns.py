@@ -33,6 +33,23 @@ def test_touching_nothing_runs_nothing(checkout: Any, small: dict[str, Any]) -> 
     assert checkout.executed() == set()
 
 
+def test_editing_the_report_evaluates_again_and_trains_nothing(
+    checkout: Any, small: dict[str, Any]
+) -> None:
+    """An edit invalidates the steps that use the edited file, and what depends on them. (A model
+    that was promoted in between would be another champion to judge against.)"""
+    template = checkout.folder / "vlmtune" / "evaluation" / "templates" / "report.html.j2"
+    text = template.read_text()
+    template.write_text(text + "\n<!-- edited -->\n")
+    checkout.run(*FINETUNE, *SMALL, "--set=data.source=catalog")
+    template.write_text(text)
+    # What is found is the same as before, so there is nothing to push anew.
+    assert checkout.executed() == {"evaluate_generations", "merge_adapter"}
+    again = checkout.summary()
+    assert again["mlflow_run_id"] not in (None, small["mlflow_run_id"])
+    assert again["trained_in_mlflow_run"] == small["mlflow_run_id"]
+
+
 def test_touching_one_row_retrains_on_the_same_quantised_base(
     checkout: Any, small: dict[str, Any]
 ) -> None:
@@ -45,22 +62,6 @@ def test_touching_one_row_retrains_on_the_same_quantised_base(
     assert {"load_dataset", "format_messages", "train_qlora"} <= checkout.executed()
     assert "load_quantized_model" not in checkout.executed()
     assert checkout.summary()["adapter_hash"] != small["adapter_hash"]
-
-
-def test_editing_the_report_evaluates_again_and_trains_nothing(
-    checkout: Any, small: dict[str, Any]
-) -> None:
-    """An edit invalidates the steps that use the edited file, and what depends on them."""
-    template = checkout.folder / "vlmtune" / "evaluation" / "templates" / "report.html.j2"
-    text = template.read_text()
-    template.write_text(text + "\n<!-- edited -->\n")
-    checkout.run(*FINETUNE, *SMALL, "--set=data.source=catalog")
-    template.write_text(text)
-    # What is found is the same as before, so there is nothing to push anew.
-    assert checkout.executed() == {"evaluate_generations", "merge_adapter"}
-    again = checkout.summary()
-    assert again["mlflow_run_id"] not in (None, small["mlflow_run_id"])
-    assert again["trained_in_mlflow_run"] == small["mlflow_run_id"]
 
 
 def test_straight_repeated_and_resumed_runs_give_the_same_bits(
