@@ -118,15 +118,6 @@ def run_configured(
     return RunOutcome(folder, _fill(folder, run_name, config), stack)
 
 
-def _own_arguments(
-    config: FinetuneConfig, inputs: ResolvedInputs, trained: TrainedModel | None
-) -> dict[str, Any]:
-    """What only some pipelines take."""
-    if trained:
-        return {"chosen": trained.chosen}
-    return {"previous": _previous_ledger(config, inputs)}
-
-
 def _previous_ledger(config: FinetuneConfig, inputs: ResolvedInputs) -> str | None:
     from steps.previous import find_previous, ledger_inputs
 
