@@ -9,9 +9,10 @@ own catalog code; weights are random (speed does not depend on them), in NF4 wit
 quantisation; LoRA r=8 on q_proj and v_proj; 32 rows an optimizer step in every variant.
 
 Variants run in turn, in processes by kind (Liger's kernels and fp8 weights cannot be taken out
-again), in several rounds. A step's time is the median over steps after the first ones;
-useful FLOPs are 4 x (decoder weights) x tokens: forward and gradients of activations, neither
-recomputation nor padding, vision tower or head.
+again), in several rounds. A step's time is the mean over the steps after the first two: one whole
+epoch of TRL's (rows that are grouped by length make some steps much longer than others), the rest
+of all epochs of ours. Useful FLOPs are 4 x (decoder weights) x tokens: forward and gradients of
+activations, neither recomputation nor padding, vision tower or head.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 ROWS_PER_STEP = 32
 SKIPPED = 2  # first steps: kernels are compiled, workers start, memory is reserved
+SIDES = (224, 644)  # pixels of the pictures
 GIB = 1024**3
 
 
@@ -74,19 +77,21 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, default=640, help="20 steps an epoch")
     parser.add_argument("--epochs", type=int, default=2, help="of our variants")
-    parser.add_argument("--steps", type=int, default=5, help="of TRL's variants")
+    parser.add_argument("--steps", type=int, help="of TRL's variants; by default one epoch")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--tiny", action="store_true", help="the demo's model, on any machine")
-    parser.add_argument("--only", nargs="+", default=[""], help="beginnings of variant names")
+    parser.add_argument("--only", nargs="+", default=[""], help="variants, or beginnings of them")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no variant after so long")
     parser.add_argument("--results", type=Path, default=Path("train_qlora.jsonl"))
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--catalog", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.steps = options.steps or options.rows // ROWS_PER_STEP
     if options.run:
         measure_all(options)
         return
-    names = [name for name in variants() if name.startswith(tuple(options.only))]
+    beginnings = tuple(each for each in options.only if each not in variants())
+    names = [name for name in variants() if name in options.only or name.startswith(beginnings)]
     kinds = [[], [name for name in names if uses_liger(variants()[name])]]
     kinds[0] = [n for n in names if n not in kinds[1] and not variants()[n].get("fp8")]
     kinds += [[name] for name in names if variants()[name].get("fp8")]
@@ -106,7 +111,7 @@ def uses_liger(variant: dict[str, Any]) -> bool:
     return bool(variant.get("liger")) or ("packs" in variant and not variant.get("compiled"))
 
 
-def make_catalog(folder: Path, rows: int) -> None:
+def make_catalog(folder: Path, rows: int, sides: Sequence[int] = SIDES) -> None:
     """Smooth random pictures and texts of the demo's words, as a catalog folder."""
     import numpy
     from PIL import Image
@@ -118,7 +123,7 @@ def make_catalog(folder: Path, rows: int) -> None:
         table = csv.writer(file)
         table.writerow(["file_name", "Product Name", "Category", "description", "group"])
         for row in range(rows):
-            size = (random_numbers.randint(224, 644), random_numbers.randint(224, 644))
+            size = (random_numbers.randint(*sides), random_numbers.randint(*sides))
             noise = generator.integers(0, 256, (12, 12, 3), dtype="uint8")
             picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
             picture.save(folder / f"{row}.jpg", quality=90)
@@ -385,7 +390,7 @@ def train_trl(
             callbacks=[times],
         )
         trainer.train()
-    seconds = statistics.median(times.times[SKIPPED:])
+    seconds = statistics.mean(times.times[SKIPPED:])
     return {
         "samples_per_second": round(ROWS_PER_STEP / seconds, 2),
         "tokens_per_second": round(ROWS_PER_STEP * mean_tokens(rows) / seconds),
@@ -445,9 +450,9 @@ def train_ours(
             times = StepTimes()
             trainer.add_callback(times)
             trainer.train()
-            seconds, peak = statistics.median(times.times[SKIPPED:]), memory()
+            seconds, peak = statistics.mean(times.times[SKIPPED:]), memory()
             logs = [log for log in trainer.state.log_history if "data_wait" in log]
-            waited = statistics.mean(log["data_wait"] for log in logs[SKIPPED:])
+            waited = statistics.mean(log["data_wait"] for log in logs[SKIPPED - 1 :])
             loss = trainer.state.log_history[0].get("loss")
         planned = trainer.layout.facts.get("planned_memory", {})
         trainer.layout.close()
@@ -507,7 +512,7 @@ def bare_loop(trainer: Any, epochs: int, losses: list[float] | None = None) -> t
             times.append(time.monotonic() - began)
             if losses is not None:
                 losses.append(float(total))
-    return statistics.median(times[SKIPPED:]), memory()
+    return statistics.mean(times[SKIPPED:]), memory()
 
 
 def take_out_adapter(model: Any) -> None:

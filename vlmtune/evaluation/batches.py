@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import torch
+
+from vlmtune.models.memory import free_memory
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 AUTO = "auto"
 MOST_ROWS, MOST_ROWS_ON_CPU = 512, 64  # more make no card, and no CPU, faster
 MEMORY_USED = 0.6  # share of the free memory that the estimate fills
+# Prompts are read in pieces of so many tokens, in this share of the free memory: enough to keep a
+# card busy, and little is padded.
+MOST_READ, MEMORY_FOR_READING = 32_768, 0.2
 SHORTEST = 64  # tokens
 
 
@@ -28,7 +32,7 @@ def prompt_lengths(rows: "Dataset") -> list[int]:
 
 
 def fixed_length(tokens: int) -> int:
-    """The next of a few lengths (64, 96, 128, 192, 256 ...): what is compiled for one of them
+    """The next of a few lengths (64, 96, 128, 192, 256 ...): what is captured for one of them
     serves all shorter rows, at most a third of it in vain."""
     length = SHORTEST
     while length < tokens:
@@ -54,39 +58,46 @@ def plan_batches(
         at += size
 
 
-def rows_that_fit(model: "PreTrainedModel", tokens: int, free: int | None = None) -> int:
+def rows_that_fit(
+    model: "PreTrainedModel",
+    tokens: int,
+    new_tokens: int,
+    in_pieces: bool = False,
+    free: int | None = None,
+) -> int:
     """An estimate of how many rows can be described at a time, a power of two.
 
     Args:
-        tokens: of a row, prompt and answer together.
+        tokens: of a row's prompt.
+        new_tokens: of its answer.
+        in_pieces: whether few of the prompts are read at a time.
         free: bytes; None looks.
     """
     free = free_memory(model.device) if free is None else free
     most = MOST_ROWS if model.device.type == "cuda" else MOST_ROWS_ON_CPU
-    fitting = int(MEMORY_USED * free / (tokens * bytes_per_token(model)))
-    return 1 << (min(max(fitting, 1), most).bit_length() - 1)
+    kept, passing = bytes_per_token(model)
+    row = (tokens + new_tokens) * kept + (0 if in_pieces else tokens * passing)
+    return 1 << (min(max(int(MEMORY_USED * free / row), 1), most).bit_length() - 1)
 
 
-def bytes_per_token(model: "PreTrainedModel") -> int:
+def rows_to_read(model: "PreTrainedModel", tokens: int, free: int | None = None) -> int:
+    """How many prompts of so many tokens are read together, if a batch is read in pieces."""
+    free = free_memory(model.device) if free is None else free
+    _, passing = bytes_per_token(model)
+    return max(1, min(MOST_READ, int(MEMORY_FOR_READING * free / passing)) // tokens)
+
+
+def bytes_per_token(model: "PreTrainedModel") -> tuple[int, int]:
     """Memory that a token takes: its keys and values in all layers, and what one layer holds of
-    it while the prompt is read."""
+    it besides while the prompt is read."""
     text: Any = model.config.get_text_config()
     heads = text.num_attention_heads
     head = getattr(text, "head_dim", None) or text.hidden_size // heads
-    kept = (
-        2 * text.num_hidden_layers * (getattr(text, "num_key_value_heads", heads) or heads) * head
-    )
+    shared = getattr(text, "num_key_value_heads", heads) or heads
+    kept = 2 * text.num_hidden_layers * shared * head
     passing = 8 * text.hidden_size + 3 * getattr(text, "intermediate_size", 4 * text.hidden_size)
-    return (kept + passing) * torch.finfo(model.dtype).bits // 8
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had on a device, with what torch has reserved there and not used."""
-    if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
-    free, _ = torch.cuda.mem_get_info(device)
-    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(free + idle)
+    size = torch.finfo(model.dtype).bits // 8
+    return kept * size, passing * size
 
 
 def input_workers(device: torch.device) -> int:

@@ -1,22 +1,28 @@
-"""Token by token with one model: by a compiled step and a cache of fixed size where that pays.
+"""From encoded prompts to texts with one model.
 
-Reading the weights of a 7B takes a GPU a few milliseconds a token; launching its kernels one by
-one takes the CPU ten times as long. So the step is compiled into one CUDA graph, which needs a
-cache whose size and place do not change.
+On a GPU the prompts of a batch are read in pieces, each padded to its own longest row, into one
+cache of fixed size; then all rows are written together, by a captured step. Elsewhere, and for
+models whose cache is of another kind, a batch goes to `generate` as it is.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, StaticCache
+from torch.nn.functional import pad
+from transformers import Cache, DynamicCache, GenerationConfig, StaticCache
 
 from vlmtune.evaluation.batches import fixed_length
+from vlmtune.models.adapter import without_wrapper
+from vlmtune.models.step_graph import StepGraph, takes_static_cache
 
 if TYPE_CHECKING:
     from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
-WORTH_COMPILING = 200_000  # new tokens: what is generated uncompiled while it compiles
+WORTH_CAPTURING = 16  # new tokens of a row: capturing takes as long as a few steps
 OWN_WAY = ("cache_implementation", "use_cache", "disable_compile", "num_beams")  # left as they are
+# Inputs with one value for each token of a prompt, beside the kinds of tokens.
+BY_TOKEN, TOKEN_TYPES = ("input_ids", "attention_mask", "position_ids"), "token_type_ids"
 
 
 class Decoder:
@@ -24,7 +30,8 @@ class Decoder:
 
     Args:
         options: of transformers.GenerationConfig; what is not said stands in the model's own.
-        static: keep one cache of fixed size, which lets transformers compile the step on a GPU.
+        static: keep one cache of fixed size, and run the step as a CUDA graph. `close` gives the
+            model its own forward back.
     """
 
     def __init__(
@@ -36,17 +43,24 @@ class Decoder:
     ) -> None:
         self.model, self.processor, self.static = model, processor, static
         self.config = GenerationConfig(**{**model.generation_config.to_diff_dict(), **options})
+        self._core: Any = without_wrapper(model)
         self._cache: StaticCache | None = None
         self._cache_size = (0, 0)
+        self._graph: StepGraph | None = None
+        if static:
+            self.config.disable_compile = True  # the graph needs none of the minutes it takes
+            self._graph = StepGraph(self._core)
 
     @torch.no_grad()
-    def answer(self, inputs: "BatchFeature") -> list[tuple[str, int]]:
-        """The text of each answer and the tokens it took."""
-        inputs = inputs.to(self.model.device)
-        rows, length = inputs["input_ids"].shape
-        given = {"past_key_values": self._cache_for(rows, length)} if self.static else {}
-        tokens = self.model.generate(**inputs, **given, generation_config=self.config)
-        answers = tokens[:, length:]
+    def answer(self, pieces: "Sequence[BatchFeature]") -> list[tuple[str, int]]:
+        """The text of each answer and the tokens it took.
+
+        Args:
+            pieces: the rows of a batch; more than one only with a static cache.
+        """
+        inputs = self._read(pieces) if self.static else pieces[0].to(self.model.device)
+        tokens = self.model.generate(**inputs, generation_config=self.config)
+        answers = tokens[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(answers, skip_special_tokens=True)
         return [
             (text.strip(), count) for text, count in zip(texts, self._counts(answers), strict=True)
@@ -55,35 +69,111 @@ class Decoder:
     def _counts(self, answers: torch.Tensor) -> list[int]:
         padding = self.config.pad_token_id
         written = answers != padding if padding is not None else torch.ones_like(answers)
-        return [int(count) for count in written.sum(dim=1)]
+        return written.sum(dim=1).tolist()
 
-    def _cache_for(self, rows: int, length: int) -> StaticCache:
-        """The same cache as before if it has the right size: the compiled step is bound to it."""
-        size = (rows, fixed_length(length) + self.config.max_new_tokens)
-        if self._cache is None or size != self._cache_size:
-            self.forget()
-            text = self.model.config.get_text_config(decoder=True)
-            self._cache, self._cache_size = StaticCache(config=text, max_cache_len=size[1]), size
-        self._cache.reset()
-        return self._cache
+    def _read(self, pieces: "Sequence[BatchFeature]") -> dict[str, Any]:
+        """Read all prompts but their last tokens into the cache.
+
+        Returns:
+            What `generate` needs to go on from there: a batch that is padded to a fixed length,
+            without its pictures.
+        """
+        rows = sum(len(piece["input_ids"]) for piece in pieces)
+        length = fixed_length(max(piece["input_ids"].shape[1] for piece in pieces))
+        padded: dict[str, list[torch.Tensor]] = {name: [] for name in BY_TOKEN}
+        at = 0
+        for piece in pieces:
+            inputs = with_positions(piece.to(self.model.device, non_blocking=True))
+            read = self._keys_and_values(but_the_last(inputs))
+            if at == 0:
+                self._prepare_cache(rows, length, read)
+            self._keep(read, at, length - 1)
+            at += len(inputs["input_ids"])
+            for name, values in padded.items():
+                missing = length - inputs[name].shape[-1]
+                filler = (self.config.pad_token_id or 0) if name == "input_ids" else 0
+                values.append(pad(inputs[name], (missing, 0), value=filler))
+        assert self._cache is not None
+        for layer in self._cache.layers:
+            layer.cumulative_length.fill_(length - 1)
+        batch = {name: torch.cat(values, dim=-2) for name, values in padded.items()}
+        return {**batch, "past_key_values": self._cache}
+
+    def _keys_and_values(self, inputs: dict[str, Any]) -> Cache:
+        """Of some prompts, padded on the left; no head is computed for them."""
+        text = self._core.config.get_text_config(decoder=True)
+        given = self._core.prepare_inputs_for_generation(
+            **inputs,
+            past_key_values=DynamicCache(config=text),
+            use_cache=True,
+            is_first_iteration=True,
+        )
+        return self._core.base_model(**given).past_key_values
+
+    def _prepare_cache(self, rows: int, length: int, like: Cache) -> None:
+        """The same cache as before if it has the right size: the captured step is bound to it."""
+        size = (rows, length + self.config.max_new_tokens)
+        if self._cache is not None and size == self._cache_size:
+            self._cache.reset()
+            return
+        self.forget()
+        text = self._core.config.get_text_config(decoder=True)
+        self._cache, self._cache_size = StaticCache(config=text, max_cache_len=size[1]), size
+        shapes = [layer.keys.shape for layer in like.layers]
+        self._cache.early_initialization(
+            rows,
+            [shape[1] for shape in shapes],
+            [shape[3] for shape in shapes],
+            like.layers[0].keys.dtype,
+            self.model.device,
+        )
+
+    def _keep(self, read: Cache, first: int, end: int) -> None:
+        """Copy what was read of some rows into the cache, so that all rows end at one place."""
+        assert self._cache is not None
+        for kept, new in zip(self._cache.layers, read.layers, strict=True):
+            rows, _, tokens, _ = new.keys.shape
+            place = (slice(first, first + rows), slice(None), slice(end - tokens, end))
+            kept.keys[place], kept.values[place] = new.keys, new.values
 
     def forget(self) -> None:
-        """Let go of the cache."""
+        """Let go of the cache and of what is bound to it."""
         self._cache, self._cache_size = None, (0, 0)
+        if self._graph:
+            self._graph.forget()
+
+    def close(self) -> None:
+        """Leave the model as it was."""
+        self.forget()
+        if self._graph:
+            self._graph.remove()
 
 
-def compiling_pays(model: Any, options: dict[str, Any], rows: int) -> bool:
-    """Whether so many rows are described faster by a compiled step, and the model allows it.
+def with_positions(inputs: Any) -> dict[str, Any]:
+    """Encoded prompts with positions that start where the padding ends, if they have none."""
+    if "position_ids" in inputs:
+        return dict(inputs)
+    mask = inputs["attention_mask"]
+    return {**inputs, "position_ids": (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)}
 
-    A quantised model is not compiled by transformers. Whoever sets how the cache works, in
-    `generation`, has it so.
+
+def but_the_last(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Encoded prompts without their last tokens."""
+    return {
+        name: value[..., :-1] if name in BY_TOKEN or name.endswith(TOKEN_TYPES) else value
+        for name, value in inputs.items()
+    }
+
+
+def capturing_pays(model: Any, options: dict[str, Any]) -> bool:
+    """Whether the step of this model can be a CUDA graph, and answers may be long enough for it.
+
+    Whoever sets how the cache works, in `generation`, has it so.
     """
-    core = model.get_base_model() if hasattr(model, "get_base_model") else model  # of an adapter
-    quantized = getattr(core, "is_quantized", False) or getattr(core, "is_loaded_in_4bit", False)
+    core = without_wrapper(model)
     return (
         core.device.type == "cuda"
-        and not quantized
-        and getattr(core, "_can_compile_fullgraph", False)
         and not any(name in options for name in OWN_WAY)
-        and rows * (options.get("max_new_tokens") or 0) >= WORTH_COMPILING
+        and (options.get("max_new_tokens") or 0) >= WORTH_CAPTURING
+        and takes_static_cache(core)
     )

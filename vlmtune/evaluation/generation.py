@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -24,8 +25,12 @@ from vlmtune.evaluation.batches import (
     plan_batches,
     prompt_lengths,
     rows_that_fit,
+    rows_to_read,
 )
-from vlmtune.evaluation.decoding import Decoder, compiling_pays
+from vlmtune.evaluation.decoding import Decoder, capturing_pays
+from vlmtune.models.adapter import without_wrapper
+from vlmtune.models.inference import made_ready
+from vlmtune.models.positions import numbering, prompt_positions
 from vlmtune.models.quantized import release_unused_memory
 from vlmtune.progress import rows_progress
 
@@ -93,7 +98,7 @@ def describe_batch(
 ) -> list[str]:
     """Write a description for each row of a batch with the columns `prompt` and `images`."""
     inputs = encode_prompts(processor, batch["prompt"], batch["images"])
-    return [text for text, _ in Decoder(model, processor, options).answer(inputs)]
+    return [text for text, _ in Decoder(model, processor, options).answer([inputs])]
 
 
 def write_texts(
@@ -112,23 +117,38 @@ def write_texts(
         UserError: a single row does not fit into memory.
     """
     model.eval()
-    compiled = compiling_pays(model, options, len(rows))
-    decoder = Decoder(model, processor, options, static=compiled)
+    with made_ready(model):
+        decoder = Decoder(model, processor, options, static=capturing_pays(model, options))
+        try:
+            yield from _write_all(decoder, rows, batch_size)
+        finally:
+            decoder.close()
+
+
+def _write_all(
+    decoder: Decoder, rows: "Dataset", batch_size: int | str
+) -> Iterator[list[WrittenText]]:
+    model = decoder.model
     # Rows of like length go together, so that little is padded; longest first, so that a batch
     # which does not fit into memory fails at once.
     lengths = prompt_lengths(rows)
     order = sorted(range(len(rows)), key=lambda row: -lengths[row])
-    sizes = BatchSizes(model, batch_size, options.get("max_new_tokens") or 0)
+    sizes = BatchSizes(decoder, batch_size)
     while order:
-        batches = list(plan_batches(order, lengths, sizes))
-        full = _filled(batches) if compiled else batches
+        batches = [
+            list(plan_batches(batch, lengths, sizes.read_together))
+            for batch in plan_batches(order, lengths, sizes)
+        ]
         tried, fits = 0, True
         try:
-            encoded = ahead(_Encoder(processor, rows), full, input_workers(model.device))
-            for batch, inputs in zip(batches, encoded, strict=True):
-                tried = len(batch)
-                yield _write(decoder, batch, inputs)
-                order = order[len(batch) :]
+            encoder = _Encoder(decoder.processor, rows, model)
+            pieces = [piece for batch in batches for piece in batch]
+            depth = max(len(batch) for batch in batches)
+            encoded = ahead(encoder, pieces, input_workers(model.device), depth)
+            for batch in batches:
+                tried = sum(len(piece) for piece in batch)
+                yield _write(decoder, batch, list(islice(encoded, len(batch))))
+                order = order[tried:]
         except torch.OutOfMemoryError:
             fits = False  # what the error holds on to is let go of when this block is left
         if not fits:
@@ -140,17 +160,22 @@ def write_texts(
 class BatchSizes:
     """How many rows go together: as told, or an estimate, and never more than have fitted."""
 
-    def __init__(self, model: "PreTrainedModel", told: int | str, new_tokens: int) -> None:
-        self.model, self.told, self.new_tokens = model, told, new_tokens
+    def __init__(self, decoder: Decoder, told: int | str) -> None:
+        self.model, self.in_pieces, self.told = decoder.model, decoder.static, told
+        self.new_tokens = decoder.config.max_new_tokens or 0
         self.most: int | None = None
 
     def __call__(self, length: int) -> int:
-        """Rows with prompts of at most so many tokens."""
+        """Rows with prompts of at most so many tokens that are written together."""
         if self.told == AUTO:
-            size = rows_that_fit(self.model, length + self.new_tokens)
+            size = rows_that_fit(self.model, length, self.new_tokens, self.in_pieces)
         else:
             size = int(self.told)
         return size if self.most is None else min(size, self.most)
+
+    def read_together(self, length: int) -> int:
+        """Of these, rows whose prompts are read together."""
+        return rows_to_read(self.model, length) if self.in_pieces else self(length)
 
     def halve(self, rows: int) -> None:
         """So many rows were too many.
@@ -167,21 +192,17 @@ class BatchSizes:
         logger.info("%d rows do not fit into memory; going on with %d", rows, self.most)
 
 
-def _write(decoder: Decoder, batch: list[int], inputs: "BatchFeature") -> list[WrittenText]:
+def _write(
+    decoder: Decoder, batch: list[list[int]], pieces: "list[BatchFeature]"
+) -> list[WrittenText]:
     start = time.monotonic()
-    answers = decoder.answer(inputs)[: len(batch)]
-    share = (time.monotonic() - start) / len(batch)
+    answers = decoder.answer(pieces)
+    share = (time.monotonic() - start) / len(answers)
+    rows = [row for piece in batch for row in piece]
     return [
         WrittenText(row, text, tokens, share)
-        for row, (text, tokens) in zip(batch, answers, strict=True)
+        for row, (text, tokens) in zip(rows, answers, strict=True)
     ]
-
-
-def _filled(batches: list[list[int]]) -> list[list[int]]:
-    """The last batch with its last row repeated, so that nothing is compiled for its size."""
-    *others, last = batches
-    size = len(others[-1]) if others else len(last)
-    return [*others, last + [last[-1]] * (size - len(last))]
 
 
 class _Encoder:
@@ -191,8 +212,12 @@ class _Encoder:
     that encodes while the answers before are decoded.
     """
 
-    def __init__(self, processor: "ProcessorMixin", rows: "Dataset") -> None:
+    def __init__(
+        self, processor: "ProcessorMixin", rows: "Dataset", model: "PreTrainedModel"
+    ) -> None:
         self.processor, self.rows = processor, rows
+        self.get_rope_index = numbering(without_wrapper(model).base_model)
+        self.dtype, self.pinned = model.dtype, model.device.type == "cuda"
         self.own = threading.local()
         self.lock = threading.Lock()
 
@@ -201,17 +226,34 @@ class _Encoder:
             with self.lock:
                 self.own.processor = copy.deepcopy(self.processor)
         columns = self.rows[batch]
-        return encode_prompts(self.own.processor, columns["prompt"], columns["images"])
+        inputs = encode_prompts(self.own.processor, columns["prompt"], columns["images"])
+        if self.get_rope_index:
+            inputs["position_ids"] = prompt_positions(self.get_rope_index, inputs)
+        return self._ready_for_gpu(inputs) if self.pinned else inputs
+
+    def _ready_for_gpu(self, inputs: "BatchFeature") -> "BatchFeature":
+        """Pixels in the dtype that the model would cast them to, half as many bytes, and in
+        memory that the GPU reads by itself."""
+        for name, value in inputs.items():
+            value = value.to(self.dtype) if value.is_floating_point() else value
+            inputs[name] = value.pin_memory()
+        return inputs
 
 
-def ahead(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """The result for each item in turn, while those of the next ones are made in threads."""
+def ahead(
+    work: Callable[[T], R], items: Iterable[T], threads: int, depth: int | None = None
+) -> Iterator[R]:
+    """The result for each item in turn, while those of the next ones are made in threads.
+
+    Args:
+        depth: how many are made ahead, if more than there are threads.
+    """
     pool = ThreadPoolExecutor(threads, "encode-prompts")
     try:
         waiting: deque[Future[R]] = deque()
         for item in items:
             waiting.append(pool.submit(work, item))
-            if len(waiting) > threads:
+            if len(waiting) > max(threads, depth or 0):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -147,3 +147,8 @@ def without_adapter(model: "PeftModel") -> Iterator["PeftModel"]:
     """The same loaded model with its adapter switched off: the base model."""
     with model.disable_adapter():
         yield model
+
+
+def without_wrapper(model: Any) -> "PreTrainedModel":
+    """The model itself where PEFT stands around it; its adapter stays in place."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

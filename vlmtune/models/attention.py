@@ -43,6 +43,7 @@ def use_packed_attention(model: "PreTrainedModel") -> str:
     return "SDPA, sample by sample"
 
 
+@torch.compiler.disable  # compiled layers call it as it is
 def varlen_attention(
     module: torch.nn.Module,
     query: torch.Tensor,

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FP8 = torch.float8_e4m3fn
-LARGEST = torch.finfo(FP8).max
 CAPABILITY = (8, 9)  # the first cards with fp8 products
 
 
@@ -33,7 +32,8 @@ def round_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         fp8 values [rows, columns] and fp32 scales [rows, 1]; their product is about `values`.
     """
     largest = values.abs().amax(dim=-1, keepdim=True).float()
-    scale = largest.clamp(min=1e-12) / LARGEST
+    # Not a constant of the module: torch 2.11 would make a variable of it, and fail to compile.
+    scale = largest.clamp(min=1e-12) / torch.finfo(FP8).max
     return (values * (1 / scale).to(values.dtype)).to(FP8), scale
 
 

@@ -8,7 +8,8 @@ import importlib.util
 import logging
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,25 @@ def use_fused_kernels(model: "PreTrainedModel") -> dict[str, int]:
     if _fuse_rope(model):
         replaced["rope"] = 1
     return replaced
+
+
+@contextmanager
+def fused_kernels(model: "PreTrainedModel") -> Iterator[None]:
+    """`use_fused_kernels` within the block, if Liger's are installed."""
+    if not has_liger():
+        yield
+        return
+    home = sys.modules[type(model.get_decoder()).__module__]
+    own_rope = getattr(home, ROPE, None)
+    use_fused_kernels(model)
+    try:
+        yield
+    finally:
+        for module in model.get_decoder().modules():
+            if getattr(module.__dict__.get("forward"), "__func__", None) in KERNELS.values():
+                del module.forward
+        if own_rope is not None:
+            setattr(home, ROPE, own_rope)
 
 
 def _kind(module: torch.nn.Module) -> str | None:

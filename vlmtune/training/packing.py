@@ -1,6 +1,5 @@
 """From encoded rows to one packed sequence without padding."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vlmtune.encoding import CatalogCollator, EncodedRow, encode_row, join_pictures
+from vlmtune.models.positions import numbering
 from vlmtune.training.feature_cache import FeatureCache
 
 if TYPE_CHECKING:
@@ -20,22 +20,18 @@ Positions = Callable[[EncodedRow], torch.Tensor]
 
 
 def position_counter(inner: Any) -> Positions:
-    """How this model numbers the tokens of a sample: [kinds, tokens].
-
-    Models with multimodal rope (Qwen2-VL and its heirs) have `get_rope_index`: kind 0 is the
-    place in the text, kinds 1 to 3 are time, height and width. All others count from 0.
-    """
-    if not hasattr(inner, "get_rope_index"):
+    """How this model numbers the tokens of a sample: [kinds, tokens], with one kind or, for
+    multimodal rope, four."""
+    get_rope_index = numbering(inner)
+    if get_rope_index is None:
         return lambda row: torch.arange(len(row.input_ids))[None]
-    shell = copy.copy(inner)  # methods and config without weights: worker processes hold it too
-    shell._modules, shell._parameters, shell._buffers = {}, {}, {}
 
     def multimodal(row: EncodedRow) -> torch.Tensor:
         text = torch.arange(len(row.input_ids))[None]
         if row.token_types is None or not row.pictures:
             return text.expand(4, -1)
         grids = {name: value for name, value in row.pictures.items() if "grid" in name}
-        axes, _ = shell.get_rope_index(
+        axes, _ = get_rope_index(
             row.input_ids[None], mm_token_type_ids=row.token_types[None], **grids
         )
         return torch.cat([text, axes[:, 0]])

@@ -136,19 +136,23 @@ def build_trainer(
     """The SFTTrainer with its adapter initialised from the seed, in fp32, and its rows laid out."""
     set_seed(plan.seed)
     on_gpu = plan.device == "cuda"
-    if layers_compiled(plan.training, plan.fp8 and on_gpu):
-        _compile_layers(model)
-    elif on_gpu and layers_fused(plan.training):
-        logger.info("Fused kernels: %s", use_fused_kernels(model))
-    adapted = get_peft_model(model, LoraConfig(**plan.lora))
+    compiled = layers_compiled(plan.training, plan.fp8 and on_gpu)
     if plan.fp8:
         _require_fp8(model)
-        logger.info("Frozen weights in fp8: %d layers", hold_weights_in_fp8(model))
+    if on_gpu and not compiled and layers_fused(plan.training):
+        logger.info("Fused kernels: %s", use_fused_kernels(model))
+    adapted = get_peft_model(model, LoraConfig(**plan.lora))
     collator = CatalogCollator(
         processor=processor,
         completion_only_loss=plan.training.get("completion_only_loss") is not False,
     )
     layout = lay_out(Ingredients(model, processor, collator, base, train, held_out, plan))
+    # Only now: whether packs keep rows apart is seen without the noise of fp8, and nothing is
+    # compiled for the two rows that it is tried on.
+    if plan.fp8:
+        logger.info("Frozen weights in fp8: %d layers", hold_weights_in_fp8(model))
+    if compiled:
+        _compile_layers(model)
     arguments = sft_config(plan, layout)
     trainer = CatalogTrainer(
         model=adapted,

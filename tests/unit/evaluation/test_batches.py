@@ -15,6 +15,7 @@ from vlmtune.evaluation.batches import (
     plan_batches,
     prompt_lengths,
     rows_that_fit,
+    rows_to_read,
 )
 
 GIB = 1024**3
@@ -52,23 +53,34 @@ def test_batches_hold_each_row_once_longest_first() -> None:
 
 
 def test_keys_and_values_of_a_7b() -> None:
-    """28 layers of 4 heads of 128 numbers, twice, in 2 bytes each: 57,344 bytes of the sum."""
-    without = bytes_per_token(model(num_hidden_layers=0))
-    assert bytes_per_token(model()) - without == 57_344
+    """28 layers of 4 heads of 128 numbers, twice, in 2 bytes each."""
+    assert bytes_per_token(model())[0] == 57_344
 
 
 @pytest.mark.parametrize(
-    ("free", "rows"), [(60, 128), (30, 64), (1, 2), (0, 1), (10_000, MOST_ROWS)]
+    ("free", "rows"), [(60, 256), (30, 128), (1, 4), (0, 1), (10_000, MOST_ROWS)]
 )
 def test_rows_follow_the_free_memory(free: int, rows: int) -> None:
     """A power of two, at least one row, at most what makes a card no faster."""
-    assert rows_that_fit(model(), tokens=784, free=free * GIB) == rows
+    assert rows_that_fit(model(), tokens=528, new_tokens=256, free=free * GIB) == rows
+
+
+def test_reading_in_pieces_leaves_room_for_more_rows() -> None:
+    """Then only keys and values of all rows have to fit."""
+    assert rows_that_fit(model(), 528, 256, in_pieces=True, free=60 * GIB) == MOST_ROWS
+    assert rows_that_fit(model(), 528, 256, in_pieces=True, free=10 * GIB) == 128
+
+
+@pytest.mark.parametrize(("free", "rows"), [(100, 64), (10, 24), (0, 1)])
+def test_a_piece_is_bounded_by_its_tokens(free: int, rows: int) -> None:
+    """And by the memory; one row is always read."""
+    assert rows_to_read(model(), 512, free=free * GIB) == rows
 
 
 def test_a_cpu_takes_fewer_rows() -> None:
     """It gains nothing from more."""
-    assert rows_that_fit(model("cpu"), tokens=100, free=10_000 * GIB) == MOST_ROWS_ON_CPU
-    assert rows_that_fit(model("cpu"), tokens=100) >= 1
+    assert rows_that_fit(model("cpu"), 50, 50, free=10_000 * GIB) == MOST_ROWS_ON_CPU
+    assert rows_that_fit(model("cpu"), 50, 50) >= 1
 
 
 def test_lengths_are_tokens_where_they_were_counted() -> None:

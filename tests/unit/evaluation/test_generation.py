@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from vlmtune.errors import UserError
-from vlmtune.evaluation.decoding import Decoder, compiling_pays
+from vlmtune.evaluation import generation
+from vlmtune.evaluation.decoding import Decoder, capturing_pays
 from vlmtune.evaluation.generation import ahead, describe, describe_batch, write_texts
+from vlmtune.models.step_graph import StepGraph
 
 OPTIONS = {"max_new_tokens": 12, "do_sample": False}
 
@@ -66,11 +68,11 @@ def test_rows_before_the_one_that_does_not_fit_are_not_done_again(
     """Whatever happens later, each row is handed out once."""
     answer, calls = Decoder.answer, []
 
-    def fails_once(self: Decoder, inputs: Any) -> Any:
-        calls.append(len(inputs["input_ids"]))
+    def fails_once(self: Decoder, pieces: Any) -> Any:
+        calls.append(sum(len(piece["input_ids"]) for piece in pieces))
         if len(calls) == 2:
             raise torch.OutOfMemoryError("no memory")
-        return answer(self, inputs)
+        return answer(self, pieces)
 
     monkeypatch.setattr(Decoder, "answer", fails_once)
     written = [
@@ -93,62 +95,70 @@ def _limit_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
     """Make larger batches run out of memory; returns the list of what was tried."""
     answer, tried = Decoder.answer, []
 
-    def limited(self: Decoder, inputs: Any) -> Any:
-        tried.append(len(inputs["input_ids"]))
+    def limited(self: Decoder, pieces: Any) -> Any:
+        tried.append(sum(len(piece["input_ids"]) for piece in pieces))
         if tried[-1] > rows:
             raise torch.OutOfMemoryError("no memory")
-        return answer(self, inputs)
+        return answer(self, pieces)
 
     monkeypatch.setattr(Decoder, "answer", limited)
     return tried
 
 
+@pytest.mark.parametrize("read_together", [1, 2, 100])
 def test_a_static_cache_writes_the_same(
-    demo_model: tuple[Any, Any], questions: Any, one_by_one: list[str], monkeypatch: Any
+    demo_model: tuple[Any, Any],
+    questions: Any,
+    one_by_one: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    read_together: int,
 ) -> None:
-    """As on a GPU, but for the compilation: one cache, kept from batch to batch, all of one size,
-    the last one filled up."""
-    caches, make = [], Decoder._cache_for
+    """As on a GPU, but for the graph: prompts are read in pieces into one cache, which is kept
+    from batch to batch while the size is the same."""
+    caches, prepare = [], Decoder._prepare_cache
 
-    def watched(self: Decoder, rows: int, length: int) -> Any:
-        caches.append(make(self, rows, length))
-        return caches[-1]
+    def watched(self: Decoder, *args: Any) -> None:
+        prepare(self, *args)
+        caches.append(self._cache)
 
-    monkeypatch.setattr("vlmtune.evaluation.generation.compiling_pays", lambda *_: True)
-    monkeypatch.setattr(Decoder, "_cache_for", watched)
+    monkeypatch.setattr(generation, "capturing_pays", lambda *_: True)
+    monkeypatch.setattr(generation, "rows_to_read", lambda *_: read_together)
+    monkeypatch.setattr(Decoder, "_prepare_cache", watched)
+    monkeypatch.setattr("vlmtune.evaluation.decoding.StepGraph", PlainSteps)
     texts, _ = describe(*demo_model, questions, OPTIONS, 3, label="demo")
     assert texts == one_by_one
-    assert len(caches) == 3 and len({id(cache) for cache in caches}) == 1
-    assert caches[0].layers[0].keys.shape[0] == 3
+    assert [cache.layers[0].keys.shape[0] for cache in caches] == [3, 3, 1]
+    assert caches[0] is caches[1]
 
 
-def _model(**attributes: Any) -> Any:
-    plain = {"device": torch.device("cuda"), "is_quantized": False, "_can_compile_fullgraph": True}
-    return SimpleNamespace(**(plain | attributes))
+class PlainSteps(StepGraph):
+    """Without a GPU nothing can be captured: steps are run as they come."""
+
+    def _step(self, inputs: dict[str, Any]) -> Any:
+        return self._own(**inputs)
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "rows", "pays"),
+    ("changed", "options", "pays"),
     [
-        (_model(), {"max_new_tokens": 100}, 10_000, True),
-        (_model(), {"max_new_tokens": 100}, 100, False),
-        (_model(), {}, 10_000, False),
-        (_model(), {"max_new_tokens": 100, "disable_compile": True}, 10_000, False),
-        (_model(device=torch.device("cpu")), {"max_new_tokens": 100}, 10_000, False),
-        (_model(is_quantized=True), {"max_new_tokens": 100}, 10_000, False),
-        (_model(_can_compile_fullgraph=False), {"max_new_tokens": 100}, 10_000, False),
+        ({}, {"max_new_tokens": 100}, True),
+        ({}, {"max_new_tokens": 4}, False),
+        ({}, {}, False),
+        ({}, {"max_new_tokens": 100, "disable_compile": True}, False),
+        ({"device": torch.device("cpu")}, {"max_new_tokens": 100}, False),
+        ({"_can_compile_fullgraph": False}, {"max_new_tokens": 100}, False),
     ],
-    ids=["much", "little", "unknown", "forbidden", "cpu", "4-bit", "another family"],
+    ids=["much", "little", "unknown", "forbidden", "cpu", "another family"],
 )
-def test_when_compiling_pays(model: Any, options: dict[str, Any], rows: int, pays: bool) -> None:
-    """On a GPU, for a model in bf16 that allows it, and for long enough."""
-    assert compiling_pays(model, options, rows) is pays
-
-
-def test_compiling_looks_below_an_adapter() -> None:
-    """PEFT wraps the model."""
-    wrapped = SimpleNamespace(get_base_model=lambda: _model(is_quantized=True))
-    assert not compiling_pays(wrapped, {"max_new_tokens": 100}, 10_000)
+def test_when_capturing_pays(
+    demo_model: tuple[Any, Any], changed: dict[str, Any], options: dict[str, Any], pays: bool
+) -> None:
+    """On a GPU, for a model whose step is the same each time, for long enough; below an adapter
+    too."""
+    plain = {"device": torch.device("cuda"), "_can_compile_fullgraph": True}
+    model = SimpleNamespace(config=demo_model[0].config, **(plain | changed))
+    assert capturing_pays(model, options) is pays
+    assert capturing_pays(SimpleNamespace(get_base_model=lambda: model), options) is pays
 
 
 def test_work_ahead_keeps_its_order_and_its_errors() -> None:

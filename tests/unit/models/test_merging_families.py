@@ -7,7 +7,8 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
-from tests.unit.training import test_packed_families as families
+from tests.unit import families
+from tests.unit.training.test_packed_families import CATALOG_ROWS, other_processor
 from vlmtune.config.model import ModelConfig
 from vlmtune.models.adapter import Adapter, AdapterRecord, save_adapter
 from vlmtune.models.base_model import resolve_base_model
@@ -16,8 +17,8 @@ from vlmtune.models.merging import merge
 
 def rows() -> Dataset:
     """Two with pictures and one without."""
-    pictures = [row["images"] for row in families.CATALOG_ROWS]
-    table = [{**row, "images": number} for number, row in enumerate(families.CATALOG_ROWS)]
+    pictures = [row["images"] for row in CATALOG_ROWS]
+    table = [{**row, "images": number} for number, row in enumerate(CATALOG_ROWS)]
     return Dataset.from_list(table).with_transform(
         lambda batch: {**batch, "images": [pictures[row] for row in batch["images"]]}
     )
@@ -29,7 +30,7 @@ def test_other_families(
 ) -> None:
     """Merged, read back and found to be the same."""
     torch.manual_seed(0)
-    processor = families.other_processor(kind)
+    processor = other_processor(kind)
     monkeypatch.setitem(families.TEXT, "vocab_size", len(processor.tokenizer))
     token = processor.tokenizer.convert_tokens_to_ids(picture)
     monkeypatch.setattr(families, "PICTURE", token)

@@ -1,0 +1,237 @@
+"""What makes a model write faster changes nothing of what it computes, and can be taken out."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from bitsandbytes.nn import Linear4bit
+from torch.nn.functional import pad
+from transformers import (
+    AutoModelForImageTextToText,
+    BatchFeature,
+    BitsAndBytesConfig,
+    DynamicCache,
+    StaticCache,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from tests.unit.families import FAMILIES, PICTURE, Family, Size
+from vlmtune.encoding import join_pictures
+from vlmtune.evaluation.decoding import Decoder
+from vlmtune.models import inference
+from vlmtune.models.inference import (
+    Unpacked,
+    grouped_attention,
+    joint_pictures,
+    made_ready,
+    shared_reading,
+    unpacked_weights,
+)
+from vlmtune.models.positions import numbering, prompt_positions
+from vlmtune.models.quantized import _keep_4bit_weights_as_they_are
+from vlmtune.models.step_graph import (
+    StepGraph,
+    is_step,
+    of_this_step,
+    takes_static_cache,
+    tensors_in,
+)
+
+MULTIMODAL_ROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+@pytest.fixture(params=MULTIMODAL_ROPE)
+def model(request: pytest.FixtureRequest) -> Any:
+    """A tiny model of each family with multimodal rope."""
+    return FAMILIES[request.param].model()
+
+
+def prompts(family: Family, sizes: list[Size | None]) -> dict[str, torch.Tensor]:
+    """Prompts of different lengths, padded on the left, with pictures of these sizes."""
+    rows = [family.row(4 + 3 * number, size, seed=number) for number, size in enumerate(sizes)]
+    longest = max(len(row.input_ids) for row in rows)
+
+    def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([pad(part, (longest - len(part), 0)) for part in parts])
+
+    inputs = {
+        "input_ids": joined([row.input_ids for row in rows]),
+        "attention_mask": joined([torch.ones_like(row.input_ids) for row in rows]),
+        **join_pictures([row.pictures for row in rows]),
+    }
+    if family.token_types:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == PICTURE).int()
+    return inputs
+
+
+QWEN = FAMILIES["qwen2_vl"]
+
+
+@pytest.mark.parametrize("pictures", [True, False])
+def test_positions_are_those_that_generate_would_count(
+    model: Any, monkeypatch: pytest.MonkeyPatch, pictures: bool
+) -> None:
+    """With and without pictures, padding left out."""
+    inputs = prompts(QWEN, [(2, 3), (4, 4)] if pictures else [None, None])
+    seen = []
+    own = model.base_model.forward
+
+    def watched(*args: Any, **given: Any) -> Any:
+        seen.append(given["position_ids"])
+        return own(*args, **given)
+
+    expected = prompt_positions(numbering(model.base_model), inputs)
+    monkeypatch.setattr(model.base_model, "forward", watched)
+    model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    real = inputs["attention_mask"].bool()
+    assert seen[0].shape == expected.shape
+    assert torch.equal(seen[0][:, real], expected[:, real])
+
+
+def test_plain_models_count_their_own_tokens() -> None:
+    """Only those with multimodal rope have a way of numbering to borrow."""
+    assert numbering(SimpleNamespace()) is None
+
+
+def test_pictures_go_through_the_tower_together(model: Any) -> None:
+    """Features are those of transformers' own loop over pictures; the attention is put back."""
+    inputs = prompts(QWEN, [(2, 3), (4, 4)])
+    pictures = inputs["pixel_values"], inputs["image_grid_thw"]
+    with torch.no_grad():
+        own = model.get_image_features(*pictures).pooler_output
+        with joint_pictures(model):
+            assert model.model.visual.config._attn_implementation == inference.VARLEN
+            joint = model.get_image_features(*pictures).pooler_output
+    assert model.model.visual.config._attn_implementation == "sdpa"
+    for one, other in zip(own, joint, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_heads_that_share_a_key_read_it_together() -> None:
+    """One new token a row, some keys masked: as SDPA with copied keys."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(3, *shape, 16) for shape in [(8, 1), (2, 9), (2, 9)])
+    mask = torch.ones(3, 1, 1, 9, dtype=torch.bool)
+    mask[0, ..., :4] = False
+    module = SimpleNamespace(num_key_value_groups=4, is_causal=True)
+    for each in (mask, None):
+        own, _ = sdpa_attention_forward(module, query, key, value, each, scaling=0.3)
+        grouped, _ = grouped_attention(module, query, key, value, each, scaling=0.3)
+        torch.testing.assert_close(own, grouped)
+
+
+def test_a_whole_prompt_takes_the_models_own_attention(model: Any) -> None:
+    """Prompts and answers of a model with shared reading are those of the model without."""
+    inputs = prompts(QWEN, [(2, 3), (4, 4)])
+    before = model.config.get_text_config()._attn_implementation
+    own = model.generate(**inputs, max_new_tokens=8, do_sample=False, cache_implementation="static")
+    with shared_reading(model):
+        shared = model.generate(
+            **inputs, max_new_tokens=8, do_sample=False, cache_implementation="static"
+        )
+    assert torch.equal(own, shared)
+    assert model.config.get_text_config()._attn_implementation == before == "sdpa"
+
+
+@pytest.fixture
+def four_bit(root: Any) -> Any:
+    """The demo's model in 4 bits."""
+    options = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    model = AutoModelForImageTextToText.from_pretrained(
+        root / "demo" / "model", dtype=torch.bfloat16, quantization_config=options
+    )
+    _keep_4bit_weights_as_they_are(model)
+    return model.eval()
+
+
+def test_unpacked_weights_compute_the_same_bits(four_bit: Any) -> None:
+    """Those of the layers below an adapter too; afterwards the 4-bit layers are back."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    options = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    adapted = get_peft_model(four_bit, options).eval()
+    ids = torch.randint(0, 500, (3, 20))
+    packed = [name for name, each in four_bit.named_modules() if type(each) is Linear4bit]
+    with torch.no_grad():
+        own = adapted(input_ids=ids).logits
+        with made_ready(adapted):
+            unpacked = [name for name, each in four_bit.named_modules() if type(each) is Unpacked]
+            ready = adapted(input_ids=ids).logits
+    assert torch.equal(own, ready)
+    assert unpacked == packed and len(packed) > 20
+    assert [n for n, each in four_bit.named_modules() if type(each) is Linear4bit] == packed
+
+
+def test_weights_stay_packed_where_there_is_no_room(
+    four_bit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slower is better than out of memory."""
+    monkeypatch.setattr(inference, "free_memory", lambda device: 1_000)
+    with unpacked_weights(four_bit):
+        assert not any(type(each) is Unpacked for each in four_bit.modules())
+
+
+def test_what_a_graph_can_replay(model: Any) -> None:
+    """One token a row, a static cache, and no input that hides tensors from it."""
+    cache = StaticCache(config=model.config.get_text_config(), max_cache_len=8)
+    step = {
+        "input_ids": torch.zeros(2, 1),
+        "past_key_values": cache,
+        "attention_mask": {"full_attention": torch.ones(2, 1, 1, 8)},
+        "mm_token_type_ids": torch.arange(6).reshape(2, 3),
+        "use_cache": True,
+    }
+    assert is_step(step) and takes_static_cache(model)
+    assert not is_step({**step, "input_ids": torch.zeros(2, 3)})
+    assert not is_step({**step, "past_key_values": DynamicCache()})
+    assert not is_step({**step, "features": [torch.zeros(2)]})
+    assert not is_step({**step, "features": {"image": SimpleNamespace()}})
+    assert of_this_step(step)["mm_token_type_ids"].tolist() == [[2], [5]]
+    assert list(tensors_in(step)) == [
+        "input_ids.",
+        "attention_mask.full_attention",
+        "mm_token_type_ids.",
+    ]
+
+
+class Numbers:
+    """A tokenizer's place: texts are the numbers of the tokens."""
+
+    def batch_decode(self, answers: torch.Tensor, **_: Any) -> list[str]:
+        """One text a row."""
+        return [" ".join(map(str, answer)) for answer in answers.tolist()]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prompts_read_in_pieces_are_answered_alike(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In each family: read one by one into one cache, then written together, as on a GPU but
+    for the graph; with a row without a picture between the others."""
+    monkeypatch.setattr(StepGraph, "_step", lambda self, inputs: self._own(**inputs))
+    family = FAMILIES[name]
+    model, sizes = family.model(), [(2, 3), None, (4, 4)]
+    together = prompts(family, sizes)
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    if not takes_static_cache(model):
+        pytest.skip(f"{name} has no cache of fixed size")
+    whole = Decoder(model, Numbers(), options).answer([BatchFeature(together)])
+    pieces = [BatchFeature(prompts(family, [size])) for size in sizes]
+    for number, piece in enumerate(pieces):  # the same rows, each alone and without padding
+        real = together["attention_mask"][number].bool()
+        for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            if key in together:
+                piece[key] = together[key][number][real][None]
+        row = family.row(4 + 3 * number, sizes[number], seed=number)
+        piece.update(row.pictures)
+        if family.token_types:
+            positions = prompt_positions(numbering(model.base_model), piece)
+            piece["position_ids"] = positions
+    decoder = Decoder(model, Numbers(), options, static=True)
+    assert decoder.answer(pieces) == whole
+    decoder.close()
+    assert "forward" not in model.__dict__
