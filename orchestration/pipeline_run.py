@@ -22,7 +22,9 @@ from orchestration.stack import ActiveStack, use_stack
 from orchestration.trained_model import TrainedModel
 from orchestration.training_plan import resolve_training
 from vlmtune.config.loading import dump_config
+from vlmtune.config.publishing import HubConfig
 from vlmtune.config.tree import FinetuneConfig
+from vlmtune.errors import UserError
 from vlmtune.tracking.provenance import find_provenance
 from vlmtune.training.checkpoints import remove_finished
 
@@ -106,6 +108,7 @@ def run_configured(
         arguments: of the pipeline, besides `config` and `tracker`.
         version: number of the registered version that it is about, if there is one.
     """
+    require_secrets(config.hub)
     start = time.monotonic()
     run_name = f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     folder = make_run_folder(config.output.runs_dir, name, run_name, dump_config(config))
@@ -116,6 +119,22 @@ def run_configured(
         _keep_what_there_is(folder, run_name, config, time.monotonic() - start)
         raise
     return RunOutcome(folder, _fill(folder, run_name, config), stack)
+
+
+def require_secrets(hub: HubConfig) -> None:
+    """Raise UserError if ZenML does not know the secret that the push will ask for."""
+    from zenml.client import Client
+
+    for name in hub.secrets:
+        try:
+            known = Client().get_secret(name, allow_partial_name_match=False).secret_values
+        except KeyError:
+            known = {}
+        if "HF_TOKEN" not in known:
+            raise UserError(
+                f"hub.token_secret: ZenML has no secret {name!r} with the key HF_TOKEN.",
+                f"zenml secret create {name} --HF_TOKEN=..., or set HF_TOKEN instead.",
+            )
 
 
 def _previous_ledger(config: FinetuneConfig, inputs: ResolvedInputs) -> str | None:

@@ -61,7 +61,7 @@ def finetune(
     merged_model, merged_evaluation, merged_decision, _ = merge_adapter.with_options(**tracked)(
         catalog, examples, adapter, evaluation, decision, *asked, config.merge
     )
-    push_to_hub.with_options(**tracked)(
+    push_to_hub.with_options(**tracked, secrets=config.hub.secrets)(
         catalog,
         ledger,
         adapter,

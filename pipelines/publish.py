@@ -24,7 +24,7 @@ def publish(config: FinetuneConfig, artifacts: dict[str, str], tracker: str | No
     """
     tracked: dict[str, Any] = {"experiment_tracker": tracker} if tracker else {}
     made = {name: Client().get_artifact_version(known) for name, known in artifacts.items()}
-    push_to_hub.with_options(enable_cache=False, **tracked)(
+    push_to_hub.with_options(enable_cache=False, **tracked, secrets=config.hub.secrets)(
         made["catalog"],
         made["ledger"],
         made["adapter"],

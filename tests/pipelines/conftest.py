@@ -64,12 +64,14 @@ class Checkout:
             "HF_HUB_OFFLINE": "1",
         }
 
-    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, code: int = 0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """`python run.py ARGUMENTS`; fails the test on another exit code than expected."""
         done = subprocess.run(
             [sys.executable, "run.py", *arguments],
             cwd=self.folder,
-            env=self.environment,
+            env=self.environment | environment,
             capture_output=True,
             text=True,
             timeout=TIMEOUT,

@@ -6,11 +6,15 @@ python -m pytest -m slow tests/pipelines/test_gate.py
 import csv
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.hub_server import HubServer
 from tests.pipelines.conftest import Checkout
 
 pytestmark = pytest.mark.slow
@@ -159,3 +163,22 @@ def test_more_steps_replace_the_champion_and_rollback_restores_it(
     assert champion(shop) == "v2"
     judged = shop.run("--pipeline", "evaluate", "--version", "v1")
     assert "champion" in judged.stdout and "kept back" in judged.stdout
+
+
+def test_a_version_is_published_with_a_token_from_zenml(
+    shop: Checkout, first: dict[str, Any]
+) -> None:
+    """Named in the config, kept in ZenML's secret store, and nowhere to be read afterwards."""
+    publish = ["--pipeline", "publish", "--version", "v1", "--set", "hub.repo_id=shop/words"]
+    publish += ["--set", "hub.token_secret=hub"]
+    missing = shop.run(*publish, code=2)
+    assert "zenml secret create hub --HF_TOKEN=" in missing.stderr
+    with HubServer() as hub:
+        create = ["secret", "create", "hub", f"--HF_TOKEN={hub.token}"]
+        zenml = Path(sys.executable).with_name("zenml")
+        subprocess.run([zenml, *create], cwd=shop.folder, env=shop.environment, check=True)
+        done = shop.run(*publish, HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="0")
+        assert hub.repos["shop/words"].private and hub.repos["shop/words"].tags["v1"]
+    assert hub.token not in done.stdout + done.stderr
+    runs = (shop.folder / "runs").rglob("*")
+    assert not [file for file in runs if file.is_file() and hub.token.encode() in file.read_bytes()]

@@ -23,9 +23,19 @@ class HubConfig(Section):
         min_length=1,
         description="the adapter goes to repo_id, the merged model to repo_id-merged",
     )
+    token_secret: str | None = Field(
+        None,
+        description="ZenML secret whose key HF_TOKEN holds the token; null: the environment's "
+        "HF_TOKEN, or the login of the Hub's client",
+    )
     license: str | None = Field(None, description="licence named in the model card")
     base_license: str | None = Field(None, description="the base model's, named there too")
     data_license: str | None = Field(None, description="the catalog's, named there too")
+
+    @property
+    def secrets(self) -> list[str]:
+        """ZenML secrets that the step which pushes gets, as environment variables."""
+        return [self.token_secret] if self.token_secret else []
 
 
 class TrackingConfig(Section):

@@ -58,7 +58,11 @@ class Decoder:
         Args:
             pieces: the rows of a batch; more than one only with a static cache.
         """
-        inputs = self._read(pieces) if self.static else pieces[0].to(self.model.device)
+        if self.static:
+            inputs = self._read(pieces)
+        else:
+            (whole,) = pieces
+            inputs = whole.to(self.model.device)
         tokens = self.model.generate(**inputs, generation_config=self.config)
         answers = tokens[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(answers, skip_special_tokens=True)

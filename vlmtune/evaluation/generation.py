@@ -6,6 +6,7 @@ and encoded in threads while the model writes; a batch that does not fit into me
 
 import copy
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -175,7 +176,7 @@ class BatchSizes:
 
     def read_together(self, length: int) -> int:
         """Of these, rows whose prompts are read together."""
-        return rows_to_read(self.model, length) if self.in_pieces else self(length)
+        return rows_to_read(self.model, length) if self.in_pieces else sys.maxsize
 
     def halve(self, rows: int) -> None:
         """So many rows were too many.

@@ -24,9 +24,9 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows went through the model, batch by batch."""
     answer, batches = Decoder.answer, []
 
-    def counted(self: Decoder, inputs: Any) -> Any:
-        batches.append(len(inputs["input_ids"]))
-        return answer(self, inputs)
+    def counted(self: Decoder, pieces: Any) -> Any:
+        batches.append(sum(len(piece["input_ids"]) for piece in pieces))
+        return answer(self, pieces)
 
     monkeypatch.setattr(Decoder, "answer", counted)
     return batches
