@@ -11,6 +11,9 @@ class MergeConfig(Section):
     """Whether the adapter is merged into the base in bf16."""
 
     enabled: bool = True
+    max_divergence: float = Field(
+        2e-3, gt=0, description="mean KL, in nats a token, from base and adapter; see merging.md"
+    )
 
 
 class HubConfig(Section):

@@ -29,11 +29,7 @@ CHECKED_TOKENS = 128  # of each answer, from its beginning
 TIE = 0.25
 # In nats a token. An adapter of zeros gives exactly 0, the demo's gives 8.6.
 INERT_KL = 1e-6
-# The demo's merged model lies 1e-5 from base and adapter in bf16, and expects the same token in
-# each of 2,880 places; the 4-bit base with the same adapter lies 2.5e-3 from them. The bounds
-# leave room for the rounding of deeper models, and none for weights that were quantised between.
-MERGED_KL = 2e-3
-MERGED_AGREEMENT = 0.99
+MERGED_AGREEMENT = 0.99  # the demo's merged model expects the same in each of 2,880 places
 
 
 @dataclass(frozen=True)
@@ -151,18 +147,19 @@ def check_adapter_works(change: Distance) -> MergeCheck:
     )
 
 
-def check_outputs(distance: Distance) -> list[MergeCheck]:
+def check_outputs(distance: Distance, max_divergence: float) -> list[MergeCheck]:
     """The merged model, read back from disk, must say what base and adapter said.
 
     Args:
         distance: of the base with the adapter from the merged model.
+        max_divergence: what the mean KL may be, in nats a token.
     """
     return [
         MergeCheck(
             name="divergence",
-            wanted=f"a mean KL from base and adapter of at most {MERGED_KL:g}",
+            wanted=f"a mean KL from base and adapter of at most {max_divergence:g}",
             found=f"{distance.kl:.3g}",
-            met=distance.kl <= MERGED_KL,
+            met=distance.kl <= max_divergence,
         ),
         MergeCheck(
             name="next token",

@@ -19,12 +19,20 @@ if TYPE_CHECKING:
 
 # From a GPU, a shard is copied to the host to be written; safetensors before 0.6 copies it anyway.
 SHARD_SIZE = "2GB"
+# The demo's merged model lies 1e-5 nats from base and adapter; the 4-bit base with the same adapter
+# lies 2.5e-3 from them. Deeper models in bf16 are rounded more often.
+MAX_DIVERGENCE = 2e-3
 # A processor's picture limits as they are saved, and not set again from this run's config.
 AS_SAVED = {"min_pixels": None, "max_pixels": None}
 
 
 def merge(
-    adapter: Adapter, config: ModelConfig, rows: "Dataset", folder: Path, skipped: str = ""
+    adapter: Adapter,
+    config: ModelConfig,
+    rows: "Dataset",
+    folder: Path,
+    skipped: str = "",
+    max_divergence: float = MAX_DIVERGENCE,
 ) -> MergeResult:
     """Merge the adapter into a freshly loaded bf16 base at the recorded revision, and check it.
 
@@ -35,6 +43,7 @@ def merge(
         rows: held-out rows to check with: `prompt`, `completion` and decoded `images`.
         folder: where the merged model is written; made here, and removed again if it fails.
         skipped: why it is not merged; empty to merge it.
+        max_divergence: mean KL of the merged model from base and adapter, in nats a token.
 
     Raises:
         FileExistsError: there is something in the folder.
@@ -46,7 +55,7 @@ def merge(
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty")
     try:
-        record = _merge_and_check(adapter, config, rows, folder)
+        record = _merge_and_check(adapter, config, rows, folder, max_divergence)
     except BaseException:
         _remove(folder)  # nothing half-written is taken for whole
         raise
@@ -61,7 +70,7 @@ def _remove(folder: Path) -> None:
 
 
 def _merge_and_check(
-    adapter: Adapter, config: ModelConfig, rows: "Dataset", folder: Path
+    adapter: Adapter, config: ModelConfig, rows: "Dataset", folder: Path, max_divergence: float
 ) -> MergeRecord:
     from vlmtune.models.merge_checks import (
         answer_logits,
@@ -83,7 +92,8 @@ def _merge_and_check(
     stored = load_processor(str(folder), None, config.model_copy(update=AS_SAVED))
     checks += check_inputs(processor, stored, rows)
     merged = load_model(str(folder), None, config, quantization={})
-    checks += check_outputs(measure_distance(tuned, answer_logits(merged, processor, rows)))
+    distance = measure_distance(tuned, answer_logits(merged, processor, rows))
+    checks += check_outputs(distance, max_divergence)
     return _judged(adapter, checks, files)
 
 
