@@ -2,6 +2,7 @@
 
     python benchmarks/compare_losses.py               # 100 steps of 32 rows, on a CPU
     python benchmarks/compare_losses.py --fp32        # without the rounding of bf16
+    python benchmarks/compare_losses.py --fp8         # ours with frozen weights in fp8
     python benchmarks/compare_losses.py --trl-adapter # TRL's own dtype of the adapter, bf16
 
 The demo's model learns the demo's catalog twice from the same first adapter: by TRL's SFTTrainer
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--pack-tokens", type=int, default=1_500, help="in a pack")
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--fp32", action="store_true", help="compute in fp32")
+    parser.add_argument("--fp8", action="store_true", help="hold ours in fp8")
     parser.add_argument("--trl-adapter", action="store_true", help="do not hold TRL's in fp32")
     options = parser.parse_args()
     config, rows, base = demo_rows()
@@ -120,6 +122,7 @@ def train_packed(
             Path(folder) / "run",
             packing=PackingConfig(max_tokens=options.pack_tokens),
             features=Path(folder) / "features",
+            fp8=options.fp8,
         )
         trainer = build_trainer(
             *fresh_model(config, options.fp32),

@@ -64,3 +64,37 @@ def test_the_demo_learns_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             for row, text in zip(examples.held_out, texts, strict=True)
         ]
         assert sum(right) / len(right) >= 0.9
+
+
+def test_fp8_trains_in_packs_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled, through the product's own trainer: the loss falls as it should."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    from vlmtune.models.fp8 import has_fp8
+    from vlmtune.models.quantized import quantize
+    from vlmtune.training.trainer import TrainingPlan, train_adapter
+
+    if not has_fp8(torch.device("cuda")):
+        pytest.skip("this GPU multiplies no fp8")
+    monkeypatch.chdir(ROOT)
+    config = load_config(ROOT / "configs" / "demo.yaml", ["model.device=cuda"])
+    catalog, ledger = load_catalog(config.data, catalog_version(config.data))
+    examples = format_examples(catalog, ledger, config.data, config.prompt)
+    base = resolve_base_model(config.model)
+    quantized = quantize(base, config.model, config.quantization)
+    training = {**config.training, "max_steps": 40, "save_strategy": "no", "eval_strategy": "no"}
+    plan = TrainingPlan(config.seed, config.lora, training, "cuda", tmp_path / "training", fp8=True)
+    assert quantized.model is not None
+    adapter = train_adapter(
+        quantized.model,
+        quantized.processor,
+        base,
+        with_pictures(examples.train, catalog),
+        with_pictures(examples.held_out, catalog),
+        plan,
+        lambda *_: None,
+    )
+    losses = [log["loss"] for log in adapter.record.log_history if "loss" in log]
+    assert adapter.record.layout["packed"]
+    assert losses[-1] < losses[0] / 2

@@ -92,6 +92,7 @@ class MetricMeaning:
         top: its greatest value; 1 or 100, for losses a large one.
         is_share: whether it is a share of rows, shown in per cent.
         less_is_better: as with losses.
+        decimals: how many are shown, of what is not a share.
     """
 
     label: str
@@ -99,12 +100,11 @@ class MetricMeaning:
     top: float = 1.0
     is_share: bool = False
     less_is_better: bool = False
+    decimals: int = 2
 
     def show(self, value: float) -> str:
         """A value as people read it: "97.1%", "0.87" or "81.2"."""
-        if self.is_share:
-            return f"{value:.1%}"
-        return f"{value:.2f}" if self.top == 1 else f"{value:.1f}"
+        return f"{value:.1%}" if self.is_share else f"{value:.{self.decimals}f}"
 
 
 TEXT_METRICS = {
@@ -117,17 +117,20 @@ TEXT_METRICS = {
         "Shared phrases (BLEU)",
         "Runs of up to four words shared with the shop's own text; 100 is the same text.",
         top=100,
+        decimals=1,
     ),
     "chrf": MetricMeaning(
         "Shared letters (chrF)",
         "Runs of up to six letters shared with the shop's own text; forgives word endings and "
         "suits every script. 100 is the same text.",
         top=100,
+        decimals=1,
     ),
     "chrf_row": MetricMeaning(
         "Shared letters, by row (chrF)",
         "The same for each description by itself, and the mean of all.",
         top=100,
+        decimals=1,
     ),
     "answer_loss": MetricMeaning(
         "Surprise at the shop's text (loss)",
@@ -135,6 +138,7 @@ TEXT_METRICS = {
         "less is better.",
         top=10,
         less_is_better=True,
+        decimals=3,
     ),
     "perplexity": MetricMeaning(
         "Perplexity",

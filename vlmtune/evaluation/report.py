@@ -172,7 +172,7 @@ def _bar_length(share: float) -> float:
 def _show_gain(meaning: MetricMeaning, gain: float) -> str:
     if meaning.is_share:
         return f"{100 * gain:+.1f} points"
-    return f"{gain:+.2f}" if meaning.top == 1 else f"{gain:+.1f}"
+    return f"{gain:+.{meaning.decimals}f}"
 
 
 # --- Cards -----------------------------------------------------------------------------------

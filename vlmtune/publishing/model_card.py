@@ -59,6 +59,7 @@ def render_model_card(facts: CardFacts) -> str:
         prompt=prompt,
         default_prompt=DEFAULT_PROMPT,
         max_lora_rank=_max_lora_rank(config),
+        new_tokens=_new_tokens(config),
         results=_results(facts),
         models=[MODEL_NAMES.get(model, model) for model in facts.metrics or {}],
         catalog=facts.catalog_name,
@@ -68,7 +69,7 @@ def render_model_card(facts: CardFacts) -> str:
             for name, label in ROW_COUNTS.items()
             if name in facts.row_counts
         },
-        request=_request("shop" if facts.kind == "adapter" else repo, prompt),
+        request=_request("shop" if facts.kind == "adapter" else repo, config),
         receipt=make_receipt(facts).to_json(),
     )
 
@@ -113,14 +114,21 @@ def _value(meaning: MetricMeaning, value: float | None, interval: Interval | Non
     return f"{meaning.show(value)} ({meaning.show(interval.low)} to {meaning.show(interval.high)})"
 
 
-def _request(model: str, prompt: dict[str, Any]) -> str:
+def _new_tokens(config: dict[str, Any]) -> int:
+    """How long an answer may be, as in the evaluation."""
+    return (config.get("generation") or {}).get("max_new_tokens", 256)
+
+
+def _request(model: str, config: dict[str, Any]) -> str:
     """A question to the server as JSON, quoted for a shell."""
+    prompt = config.get("prompt") or {}
     picture = {"type": "image_url", "image_url": {"url": "https://shop.example/product.jpg"}}
     text = {"type": "text", "text": prompt.get("template") or DEFAULT_PROMPT}
     messages: list[dict[str, Any]] = [{"role": "user", "content": [picture, text]}]
     if prompt.get("system"):
         messages.insert(0, {"role": "system", "content": prompt["system"]})
-    body = {"model": model, "max_tokens": 256, "temperature": 0, "messages": messages}
+    body: dict[str, Any] = {"model": model, "max_tokens": _new_tokens(config), "temperature": 0}
+    body["messages"] = messages
     return shlex.quote(json.dumps(body, indent=2, ensure_ascii=False))
 
 
