@@ -106,7 +106,8 @@ def train_packed(
 ) -> tuple[list[float], list[int]]:
     """The product's own trainer: losses, and the rows of each step one after the other."""
     from vlmtune.config.training import PackingConfig
-    from vlmtune.training.trainer import TrainingPlan, build_trainer
+    from vlmtune.training.plan import TrainingPlan
+    from vlmtune.training.trainer import build_trainer
 
     training = {
         **TRAINING,

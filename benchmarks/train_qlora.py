@@ -407,7 +407,8 @@ def train_ours(
 
     from vlmtune.config.training import PackingConfig
     from vlmtune.models.base_model import BaseModelRef
-    from vlmtune.training.trainer import TrainingPlan, build_trainer
+    from vlmtune.training.plan import TrainingPlan
+    from vlmtune.training.trainer import build_trainer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     training = {

@@ -48,7 +48,8 @@ def train_qlora(
             are taken from the run: they do not change the adapter.
     """
     from vlmtune.training.checkpoints import training_fingerprint
-    from vlmtune.training.trainer import TrainingPlan, train_adapter
+    from vlmtune.training.plan import TrainingPlan
+    from vlmtune.training.trainer import train_adapter
 
     mlflow_run_id = begin_tracking(catalog)
     fingerprint = training_fingerprint(

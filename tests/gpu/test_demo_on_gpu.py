@@ -26,7 +26,8 @@ def test_the_demo_learns_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     from vlmtune.models.adapter import attach_adapter
     from vlmtune.models.merging import merge
     from vlmtune.models.quantized import load_model, quantize
-    from vlmtune.training.trainer import TrainingPlan, train_adapter
+    from vlmtune.training.plan import TrainingPlan
+    from vlmtune.training.trainer import train_adapter
 
     monkeypatch.chdir(ROOT)
     config = load_config(ROOT / "configs" / "demo.yaml", ["model.device=cuda"])
@@ -73,7 +74,8 @@ def test_fp8_trains_in_packs_on_a_gpu(tmp_path: Path, monkeypatch: pytest.Monkey
         pytest.skip("no GPU")
     from vlmtune.models.fp8 import has_fp8
     from vlmtune.models.quantized import quantize
-    from vlmtune.training.trainer import TrainingPlan, train_adapter
+    from vlmtune.training.plan import TrainingPlan
+    from vlmtune.training.trainer import train_adapter
 
     if not has_fp8(torch.device("cuda")):
         pytest.skip("this GPU multiplies no fp8")

@@ -47,7 +47,7 @@ class Demo:
 
     def plan(self, name: str = "run", **changes: Any) -> Any:
         """A plan whose files lie in a folder of its own; its features are shared."""
-        from vlmtune.training.trainer import TrainingPlan
+        from vlmtune.training.plan import TrainingPlan
 
         options = {**TRAINING, **changes.pop("training", {})}
         lora = {**self.config.lora, "r": 4, "lora_dropout": 0.1, **changes.pop("lora", {})}

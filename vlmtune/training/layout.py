@@ -26,6 +26,7 @@ from vlmtune.training.memory_plan import (
 from vlmtune.training.packable import why_not_packable
 from vlmtune.training.packing import PackCollator, Positions, position_counter
 from vlmtune.training.packs import PackSampler, fewest_packs, rows_that_fit
+from vlmtune.training.plan import TrainingPlan
 from vlmtune.training.preparing import RowEncoder, prepare_rows
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
     from transformers import PreTrainedModel, ProcessorMixin
-
-    from vlmtune.training.trainer import TrainingPlan
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ class Ingredients:
     base: BaseModelRef
     train: "Dataset"
     held_out: "Dataset"
-    plan: "TrainingPlan"
+    plan: TrainingPlan
 
 
 def lay_out(given: Ingredients) -> Layout:
@@ -154,7 +153,7 @@ def in_words(layout: Layout) -> str:
     )
 
 
-def _shape(model: "PreTrainedModel", plan: "TrainingPlan") -> ModelShape | None:
+def _shape(model: "PreTrainedModel", plan: TrainingPlan) -> ModelShape | None:
     """What the memory plan needs to know of the model; None on a CPU, which is not planned."""
     if plan.device != "cuda":
         return None
@@ -176,7 +175,7 @@ def _predict(shape: ModelShape, layout: Layout) -> dict[str, Any]:
     }
 
 
-def _workers(plan: "TrainingPlan") -> int:
+def _workers(plan: TrainingPlan) -> int:
     """Input workers: as configured, else one a core; training on a CPU leaves none to spare."""
     if "dataloader_num_workers" in plan.training:
         return plan.training["dataloader_num_workers"]
@@ -332,12 +331,12 @@ def _lengths(rows: "Dataset") -> list[int]:
     return pyarrow.compute.list_value_length(rows.data.column("input_ids")).to_pylist()
 
 
-def _rows_per_step(plan: "TrainingPlan") -> int:
+def _rows_per_step(plan: TrainingPlan) -> int:
     rows = plan.training.get("per_device_train_batch_size", 8)
     return rows * plan.training.get("gradient_accumulation_steps", 1)
 
 
-def _epochs(plan: "TrainingPlan", rows: int, rows_per_step: int) -> int:
+def _epochs(plan: TrainingPlan, rows: int, rows_per_step: int) -> int:
     """Epochs that the training runs into."""
     steps = plan.training.get("max_steps", -1)
     if steps > 0:

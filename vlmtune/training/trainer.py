@@ -6,7 +6,6 @@ import resource
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -16,7 +15,6 @@ from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import SFTConfig, SFTTrainer
 
-from vlmtune.config.training import PackingConfig
 from vlmtune.encoding import CatalogCollator
 from vlmtune.errors import UserError
 from vlmtune.models.adapter import Adapter, AdapterRecord, save_adapter
@@ -29,6 +27,7 @@ from vlmtune.training.checkpoints import last_complete_checkpoint, locked, mark_
 from vlmtune.training.layout import Ingredients, Layout, lay_out
 from vlmtune.training.packing import FEATURES, PICTURES, one_by_one
 from vlmtune.training.packs import PackSampler
+from vlmtune.training.plan import TrainingPlan
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,38 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GIB = 1024**3
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What to train, and where to keep things while training.
-
-    Attributes:
-        seed: of the LoRA weights, the dropout and the row order.
-        lora, training, quantization: options of peft.LoraConfig, trl.SFTConfig and
-            transformers.BitsAndBytesConfig.
-        device: cpu or cuda.
-        folder: checkpoints and the finished adapter; one folder for one fingerprint.
-        tensorboard: where TensorBoard's events go; None for none.
-        run: name of the run that trains, which may remove the checkpoints in the end.
-        packing: how rows are laid out.
-        features: folder of cached picture features; None to compute them every time.
-        features_gib: how much of the disk they may take.
-        fp8: hold the frozen weights in fp8 while training. The model is used up by it.
-    """
-
-    seed: int
-    lora: dict[str, Any]
-    training: dict[str, Any]
-    device: str
-    folder: Path
-    tensorboard: Path | None = None
-    run: str = ""
-    packing: PackingConfig = field(default_factory=PackingConfig)
-    features: Path | None = None
-    features_gib: float = 50.0
-    quantization: dict[str, Any] = field(default_factory=dict)
-    fp8: bool = False
 
 
 def train_adapter(
