@@ -36,6 +36,7 @@ NO_TERMINAL = {  # bars and colours are for people; in a log file they are noise
 NOISY_LOGGERS = (
     "bitsandbytes",  # tells of an optional CPU kernel at each start
     "alembic",
+    "httpx2",  # a line for each request to the Hub
     # It tells of autologging that it cannot switch off, since nobody has switched it on.
     "zenml.integrations.mlflow.experiment_trackers.mlflow_experiment_tracker",
 )
