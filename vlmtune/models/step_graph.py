@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 PLAIN = (torch.Tensor, bool, int, float, str, type(None))
 TOKEN_TYPES = "token_type_ids"
+MOST_CAPTURES = 4  # for one cache; steps that differ each time are better run as they come
 WARM_UPS = 2  # what is allocated or tuned on first use must not happen while a graph is captured
 
 
@@ -38,6 +39,7 @@ class StepGraph:
         self._held: dict[str, torch.Tensor] = {}
         self._graph: Any = None
         self._output: Any = None
+        self._captures = 0
         self._refused = False
 
         @functools.wraps(self._own)
@@ -58,21 +60,15 @@ class StepGraph:
     def forget(self) -> None:
         """Let go of the graph and of what it computes with."""
         self._shapes = self._graph = self._output = None
-        self._held = {}
+        self._held, self._captures = {}, 0
 
     def _step(self, inputs: dict[str, Any]) -> Any:
         inputs = of_this_step(inputs)
         tensors = tensors_in(inputs)
-        cache = inputs["past_key_values"]
-        shapes = [id(cache), *((name, each.shape) for name, each in tensors.items())]
+        shapes = kind_of(inputs)
         if shapes != self._shapes:
-            self.forget()
-            try:
-                self._capture(inputs, cache)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                logger.info("Decoding without a CUDA graph: %s", str(error).splitlines()[0])
+            if reason := self._try_to_capture(inputs):
+                logger.info("Decoding without a CUDA graph: %s", reason)
                 self._refused = True
                 return self._own(**inputs)
             self._shapes = shapes
@@ -81,9 +77,23 @@ class StepGraph:
         self._graph.replay()
         return self._output
 
+    def _try_to_capture(self, inputs: dict[str, Any]) -> str:
+        """Capture this step; returns why it cannot be, empty if it could."""
+        self._captures += 1
+        if self._captures > MOST_CAPTURES:
+            return "no step is like the one before"
+        try:
+            self._capture(inputs, inputs["past_key_values"])
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            return str(error).splitlines()[0]
+        return ""
+
     def _capture(self, inputs: dict[str, Any], cache: StaticCache) -> None:
         """Run the step to warm up, then record it. What a run leaves in the cache is written
         again by the next one, once the cache's length is set back."""
+        self._graph = self._output = None
         held = {
             name: {key: _copy(each) for key, each in value.items()}
             if isinstance(value, dict)
@@ -102,7 +112,8 @@ class StepGraph:
                     length.copy_(value)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Threads that pin the next rows' memory meanwhile are none of this capture's business.
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._output = self._own(**held)
 
 
@@ -112,6 +123,13 @@ def of_this_step(inputs: dict[str, Any]) -> dict[str, Any]:
         name: value[:, -1:] if name.endswith(TOKEN_TYPES) and value is not None else value
         for name, value in inputs.items()
     }
+
+
+def kind_of(inputs: dict[str, Any]) -> list[Any]:
+    """What has to be the same for a graph to serve again: cache, shapes, and plain values."""
+    shapes = [(name, each.shape) for name, each in tensors_in(inputs).items()]
+    plain = [(name, each) for name, each in inputs.items() if isinstance(each, bool | int | str)]
+    return [id(inputs["past_key_values"]), *shapes, *plain]
 
 
 def _copy(value: Any) -> Any:

@@ -31,8 +31,10 @@ from vlmtune.models.inference import (
 from vlmtune.models.positions import numbering, prompt_positions
 from vlmtune.models.quantized import _keep_4bit_weights_as_they_are
 from vlmtune.models.step_graph import (
+    MOST_CAPTURES,
     StepGraph,
     is_step,
+    kind_of,
     of_this_step,
     takes_static_cache,
     tensors_in,
@@ -196,6 +198,36 @@ def test_what_a_graph_can_replay(model: Any) -> None:
         "attention_mask.full_attention",
         "mm_token_type_ids.",
     ]
+
+
+def test_a_graph_serves_only_its_own_kind_of_step() -> None:
+    """Another shape, another plain value or another cache is another kind."""
+    cache = SimpleNamespace()
+    step = {"input_ids": torch.zeros(2, 1), "past_key_values": cache, "logits_to_keep": 1}
+    assert kind_of(step) == kind_of({**step, "input_ids": torch.ones(2, 1)})
+    assert kind_of(step) != kind_of({**step, "input_ids": torch.zeros(3, 1)})
+    assert kind_of(step) != kind_of({**step, "logits_to_keep": 2})
+    assert kind_of(step) != kind_of({**step, "past_key_values": SimpleNamespace()})
+
+
+def test_steps_that_differ_each_time_are_run_as_they_come(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Capturing each of them would take far longer than running it."""
+    model, captured = FAMILIES["qwen2_vl"].model(), []
+    caplog.set_level("INFO", "vlmtune.models.step_graph")
+    inputs = prompts(QWEN, [(2, 3)])
+    monkeypatch.setattr(StepGraph, "_capture", lambda self, *_: captured.append(self))
+    graph = StepGraph(model)
+    graph._graph = SimpleNamespace(replay=lambda: None)
+    cache = StaticCache(config=model.config.get_text_config(), max_cache_len=8)
+    step = {"input_ids": inputs["input_ids"][:, -1:], "past_key_values": cache}
+    with torch.no_grad():
+        for keep in range(1, MOST_CAPTURES + 3):
+            graph._held = tensors_in(step)
+            model(**step, logits_to_keep=keep)
+    assert len(captured) == MOST_CAPTURES
+    assert "no step is like the one before" in caplog.text
 
 
 class Numbers:
