@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.hub_server import HubServer
 from tests.pipelines.conftest import Checkout
@@ -185,3 +187,29 @@ def test_a_version_is_published_with_a_token_from_zenml(
     assert "HTTP Request" not in done.stderr
     runs = (shop.folder / "runs").rglob("*")
     assert not [file for file in runs if file.is_file() and hub.token.encode() in file.read_bytes()]
+
+
+def test_a_champion_on_another_base_is_asked_on_its_own(
+    shop: Checkout, first: dict[str, Any]
+) -> None:
+    """The new base computes the same with its neurons in another order, to which the champion's
+    adapter does not fit."""
+    other = shop.folder / "other-model"
+    shutil.copytree(shop.folder / "demo" / "model", other)
+    weights = load_file(other / "model.safetensors")
+    for name in [name for name in weights if name.endswith("mlp.gate_proj.weight")]:
+        order = torch.randperm(len(weights[name]), generator=torch.Generator().manual_seed(0))
+        for part in ("gate_proj", "up_proj"):
+            key = name.replace("gate_proj", part)
+            weights[key] = weights[key][order].contiguous()
+        key = name.replace("gate_proj", "down_proj")
+        weights[key] = weights[key][:, order].contiguous()
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    live = champion(shop).removeprefix("v")
+    newer = finetune(shop, "--set=model.id=other-model")
+    assert newer["base_model"]["revision"] != first["base_model"]["revision"]
+    assert newer["gate"]["champion"] == live
+    assert newer["metrics"]["base"]["rouge_l"] == pytest.approx(
+        first["metrics"]["base"]["rouge_l"], abs=0.03
+    )
+    assert newer["metrics"]["champion"]["rouge_l"] > 0.9
