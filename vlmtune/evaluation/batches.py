@@ -18,7 +18,7 @@ MEMORY_USED = 0.6  # share of the free memory that the estimate fills
 # Prompts are read in pieces of so many tokens, in this share of the free memory: enough to keep a
 # card busy, and little is padded.
 MOST_READ, MEMORY_FOR_READING = 32_768, 0.2
-SHORTEST = 64  # tokens
+LENGTH_STEP = 64  # tokens
 
 
 def prompt_lengths(rows: "Dataset") -> list[int]:
@@ -32,13 +32,9 @@ def prompt_lengths(rows: "Dataset") -> list[int]:
 
 
 def fixed_length(tokens: int) -> int:
-    """The next of a few lengths (64, 96, 128, 192, 256 ...): what is captured for one of them
-    serves all shorter rows, at most a third of it in vain."""
-    length = SHORTEST
-    while length < tokens:
-        # From a power of two to one and a half of it, and on to the next power of two.
-        length = length * 3 // 2 if length & (length - 1) == 0 else length * 4 // 3
-    return length
+    """The next multiple of 64: what is captured for one of these lengths serves all rows that are
+    a little shorter, and few tokens of the cache are read in vain."""
+    return -(-tokens // LENGTH_STEP) * LENGTH_STEP
 
 
 def plan_batches(

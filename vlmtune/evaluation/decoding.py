@@ -116,7 +116,7 @@ class Decoder:
 
     def _prepare_cache(self, rows: int, length: int, like: Cache) -> None:
         """The same cache as before if it has the right size: the captured step is bound to it."""
-        size = (rows, length + self.config.max_new_tokens)
+        size = (rows, fixed_length(length + self.config.max_new_tokens))
         if self._cache is not None and size == self._cache_size:
             self._cache.reset()
             return

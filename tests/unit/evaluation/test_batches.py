@@ -35,19 +35,15 @@ def model(device: str = "cuda", **text: Any) -> Any:
 
 
 def test_a_few_lengths_serve_all() -> None:
-    """Each is as long as asked, at most half as long again, and there are few of them."""
-    lengths = {fixed_length(tokens) for tokens in range(1, 8_193)}
-    assert sorted(lengths)[:6] == [64, 96, 128, 192, 256, 384]
-    assert len(lengths) == 15
-    for tokens in range(64, 8_193):
-        assert tokens <= fixed_length(tokens) <= 1.5 * tokens
+    """Each is as long as asked, and less than 64 tokens longer."""
+    assert [fixed_length(tokens) for tokens in (1, 64, 65, 583)] == [64, 64, 128, 640]
 
 
 def test_batches_hold_each_row_once_longest_first() -> None:
     """Shorter rows go together in larger numbers."""
     lengths = [10, 300, 20, 500, 30, 310]
     order = sorted(range(6), key=lambda row: -lengths[row])
-    sizes = {512: 1, 384: 2, 64: 5}
+    sizes = {512: 1, 320: 2, 64: 5}
     assert list(plan_batches(order, lengths, sizes.__getitem__)) == [[3], [5, 1], [4, 2, 0]]
     assert list(plan_batches([], [], sizes.__getitem__)) == []
 
