@@ -13,7 +13,6 @@ tokens. Figures are medians over the rounds; the first one, which warms up, is t
 """
 
 import argparse
-import gc
 import json
 import logging
 import statistics
@@ -74,11 +73,12 @@ def main() -> None:
 def run(kind: str, folder: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The variants with one kind of weights: in batches, then one by one."""
     from vlmtune.models.processor import load_processor
+    from vlmtune.models.quantized import release_unused_memory
 
     config = configuration(Path(folder), options.tiny)
     processor = load_processor(config.model.id, None, config.model)
     rows = read_rows(config, processor, Path(folder) / f"prompts-{kind}")
-    release()
+    release_unused_memory()
     model = make_model(kind, processor, options.tiny)
     name, count = {
         "merged": ("describe-merged", len(rows)),
@@ -104,14 +104,6 @@ def make_model(kind: str, processor: Any, tiny: bool) -> Any:
     from peft import LoraConfig, get_peft_model
 
     return get_peft_model(build_model(processor, tiny), LoraConfig(**LORA))
-
-
-def release() -> None:
-    """Empty the card of the weights before."""
-    from vlmtune.models.quantized import release_unused_memory
-
-    gc.collect()
-    release_unused_memory()
 
 
 def read_rows(config: Any, processor: Any, folder: Path) -> Any:

@@ -14,7 +14,8 @@ from transformers import Cache, DynamicCache, GenerationConfig, StaticCache
 
 from vlmtune.evaluation.batches import fixed_length
 from vlmtune.models.adapter import without_wrapper
-from vlmtune.models.step_graph import StepGraph, takes_static_cache
+from vlmtune.models.positions import text_positions
+from vlmtune.models.step_graph import TOKEN_TYPES, StepGraph, takes_static_cache
 
 if TYPE_CHECKING:
     from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 WORTH_CAPTURING = 16  # new tokens of a row: capturing takes as long as a few steps
 OWN_WAY = ("cache_implementation", "use_cache", "disable_compile", "num_beams")  # left as they are
 # Inputs with one value for each token of a prompt, beside the kinds of tokens.
-BY_TOKEN, TOKEN_TYPES = ("input_ids", "attention_mask", "position_ids"), "token_type_ids"
+BY_TOKEN = ("input_ids", "attention_mask", "position_ids")
 
 
 class Decoder:
@@ -157,8 +158,7 @@ def with_positions(inputs: Any) -> dict[str, Any]:
     """Encoded prompts with positions that start where the padding ends, if they have none."""
     if "position_ids" in inputs:
         return dict(inputs)
-    mask = inputs["attention_mask"]
-    return {**inputs, "position_ids": (mask.cumsum(-1) - 1).masked_fill(mask == 0, 0)}
+    return {**inputs, "position_ids": text_positions(inputs["attention_mask"])}
 
 
 def but_the_last(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vlmtune.models.quantized import four_bit_layers
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -104,12 +106,9 @@ def hold_weights_in_fp8(model: "PreTrainedModel") -> int:
     Returns:
         How many layers were replaced.
     """
-    from bitsandbytes.nn import Linear4bit
-
-    replaced = 0
-    for module in list(model.get_decoder().modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is Linear4bit:
-                setattr(module, name, Fp8Linear(child))
-                replaced += 1
+    layers = four_bit_layers(model.get_decoder())
+    replaced = len(layers)
+    while layers:  # one by one, so that no 4-bit weight is held once it is replaced
+        parent, name, layer = layers.pop()
+        setattr(parent, name, Fp8Linear(layer))
     return replaced

@@ -20,6 +20,7 @@ from vlmtune.models.adapter import without_wrapper
 from vlmtune.models.attention import VARLEN, varlen_attention
 from vlmtune.models.kernels import fused_kernels
 from vlmtune.models.memory import free_memory
+from vlmtune.models.quantized import four_bit_layers
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -48,14 +49,7 @@ def made_ready(model: "PreTrainedModel | PeftModel") -> Iterator[None]:
 def unpacked_weights(model: "PreTrainedModel") -> Iterator[None]:
     """Within the block, 4-bit layers are plain ones, if the memory has room for them: the same
     numbers, bit for bit, as those that each forward would unpack."""
-    from bitsandbytes.nn import Linear4bit
-
-    packed = [
-        (module, name, child)
-        for module in model.modules()
-        for name, child in module.named_children()
-        if type(child) is Linear4bit
-    ]
+    packed = four_bit_layers(model)
     needed = sum(2 * child.in_features * child.out_features for _, _, child in packed)
     if needed > ROOM_FOR_UNPACKED * free_memory(model.device):
         logger.info("4-bit weights stay packed: unpacked they would take %.1f GiB", needed / 2**30)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vlmtune.encoding import IGNORED, CatalogCollator, EncodedRow, encode_prompts, encode_row
+from vlmtune.models.adapter import without_wrapper
 from vlmtune.models.merge_record import MergeCheck
 
 if TYPE_CHECKING:
@@ -82,16 +83,12 @@ def _answer_logits(model: Any, batch: dict[str, Any]) -> torch.Tensor:
         for name, value in batch.items()
         if name != "labels"
     }
-    if "logits_to_keep" in inspect.signature(_forward(model)).parameters:
+    # PEFT's wrapper hides the parameters of the model's own forward.
+    if "logits_to_keep" in inspect.signature(without_wrapper(model).forward).parameters:
         inputs["logits_to_keep"] = answer + 1  # those of a prompt with a large picture are many
     logits = model(**inputs, use_cache=False).logits[0]
     # Each position's logits are about the token after it. A copy, since a slice holds all of them.
     return logits[-answer - 1 : -1][:CHECKED_TOKENS].cpu().clone()
-
-
-def _forward(model: Any) -> Any:
-    """The forward of the model itself, whose parameters PEFT's wrapper hides."""
-    return getattr(model, "get_base_model", lambda: model)().forward
 
 
 def _answer_start(labels: torch.Tensor) -> int:

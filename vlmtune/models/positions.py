@@ -20,6 +20,11 @@ def numbering(inner: Any) -> Any:
     return shell.get_rope_index
 
 
+def text_positions(mask: torch.Tensor) -> torch.Tensor:
+    """Places in the text, from where the padding ends: [rows, tokens], as is the mask."""
+    return (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)
+
+
 def prompt_positions(get_rope_index: Any, inputs: Any) -> torch.Tensor:
     """Positions of padded prompts, worked out on the CPU, where no row waits for a GPU.
 
@@ -31,7 +36,7 @@ def prompt_positions(get_rope_index: Any, inputs: Any) -> torch.Tensor:
         [4, rows, tokens].
     """
     mask = inputs["attention_mask"]
-    text = (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)[None]
+    text = text_positions(mask)[None]
     grids = {name: value for name, value in inputs.items() if "grid" in name}
     if not grids:
         return text.expand(4, -1, -1)

@@ -118,6 +118,18 @@ def release_unused_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def four_bit_layers(model: Any) -> list[tuple[Any, str, Any]]:
+    """The 4-bit linear layers in a module, those below an adapter too: (parent, name, layer)."""
+    from bitsandbytes.nn import Linear4bit
+
+    return [
+        (parent, name, layer)
+        for parent in model.modules()
+        for name, layer in parent.named_children()
+        if type(layer) is Linear4bit
+    ]
+
+
 def _keep_4bit_weights_as_they_are(model: "PreTrainedModel") -> None:
     """On CPUs with AVX512_BF16, bitsandbytes repacks the weights at the first forward without
     gradients; training after it crashes and merging after it destroys the model."""
