@@ -59,10 +59,18 @@ def remove_finished(root: Path, run: str) -> None:
     """Remove the checkpoints of trainings that a run has finished, so that the next one starts
     anew. What another run has finished stays: it may be about to store its adapter."""
     for marker in root.glob(f"*/{FINISHED}"):
-        if json.loads(marker.read_text())["run"] != run:
+        if _finished_by(marker) != run:
             continue
         try:
             with FileLock(marker.parent / ".lock", timeout=0):
                 shutil.rmtree(marker.parent, ignore_errors=True)
         except Timeout:
             continue  # another run is just going on from there
+
+
+def _finished_by(marker: Path) -> str | None:
+    """The run that a marker names; None if its own run is writing or removing it just now."""
+    try:
+        return str(json.loads(marker.read_text())["run"])
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None

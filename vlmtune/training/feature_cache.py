@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,7 @@ class FeatureCache:
         with self._lock:
             if self._used is None:
                 self.root.mkdir(parents=True, exist_ok=True)
-                self._used = sum(path.stat().st_size for path in self._files())
+                self._used = sum(stat.st_size for stat, _ in self._files())
             if shutil.disk_usage(self.root).free < size + SPARE:
                 return False
             if self._used + size > self.max_bytes:
@@ -121,13 +122,16 @@ class FeatureCache:
         """Remove the least recently used files; a run that wanted them computes them again."""
         assert self._used is not None
         needed += self.max_bytes // 20  # so that not every picture looks through the folder
-        found = [(path.stat(), path) for path in self._files()]
-        for stat, path in sorted(found, key=lambda file: file[0].st_mtime):
+        for stat, path in sorted(self._files(), key=lambda file: file[0].st_mtime):
             if needed <= 0 or stat.st_mtime >= self.begun:
                 break
             path.unlink(missing_ok=True)
             self._used -= stat.st_size
             needed -= stat.st_size
 
-    def _files(self) -> list[Path]:
-        return [path for path in self.root.glob("*/*/*") if path.is_file()]
+    def _files(self) -> Iterator[tuple[os.stat_result, Path]]:
+        """Each file and its state. Another run renames and removes files meanwhile: those that
+        are gone when looked at are left out."""
+        for path in self.root.glob("*/*/*"):
+            with contextlib.suppress(FileNotFoundError):
+                yield path.stat(), path

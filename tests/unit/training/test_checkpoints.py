@@ -10,6 +10,7 @@ import pytest
 from vlmtune.config.model import ModelConfig
 from vlmtune.models.base_model import BaseModelRef
 from vlmtune.training.checkpoints import (
+    FINISHED,
     last_complete_checkpoint,
     locked,
     mark_complete,
@@ -131,4 +132,12 @@ def test_finished_trainings_are_removed(tmp_path: Path) -> None:
     remove_finished(tmp_path, "this-run")
     assert last_complete_checkpoint(tmp_path / "killed") is not None
     assert not (tmp_path / "in-use").exists()
+    assert last_complete_checkpoint(tmp_path / "other") is not None
+
+
+def test_a_marker_that_another_run_is_writing(tmp_path: Path) -> None:
+    """It is half there: this run passes it by and leaves its folder alone."""
+    make_checkpoint(tmp_path / "other", 5)
+    (tmp_path / "other" / FINISHED).write_text("")
+    remove_finished(tmp_path, "this-run")
     assert last_complete_checkpoint(tmp_path / "other") is not None

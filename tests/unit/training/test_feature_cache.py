@@ -71,10 +71,10 @@ def test_a_full_cache_refuses(tmp_path: Path) -> None:
     assert written == [True, True, False, False] and cache.refused == 2
 
 
-def write_many(folder: Path) -> None:
+def write_many(folder: Path, pictures: int = 50) -> None:
     """What a run does."""
     cache = FeatureCache(folder, "model", 1)
-    for number in range(50):
+    for number in range(pictures):
         cache.write(f"ab{number}", features(number))
 
 
@@ -93,6 +93,16 @@ def test_two_runs_share_a_folder(tmp_path: Path) -> None:
         assert read is not None
         assert torch.equal(read["pooler_output"], features(number)["pooler_output"])
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_files_of_another_run_come_and_go(tmp_path: Path) -> None:
+    """Runs that begin while another writes count its files, of which many are being renamed."""
+    other = multiprocessing.get_context("spawn").Process(target=write_many, args=(tmp_path, 1000))
+    other.start()
+    begun = 0
+    while other.is_alive():
+        begun += FeatureCache(tmp_path, "model", 1).write("cd", features())
+    assert other.exitcode == 0 and begun > 10
 
 
 def test_the_key_is_the_picture_itself(tmp_path: Path) -> None:
