@@ -53,6 +53,7 @@ def main() -> None:
     )
     parser.add_argument("--batch-size", default="auto", help="rows at a time, or auto")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="show what the time goes into")
     parser.add_argument("--tiny", action="store_true", help="the demo's model, on any machine")
     kinds = ["merged", "adapter"]
     parser.add_argument("--only", nargs="+", default=kinds, choices=kinds, help="kinds of weights")
@@ -171,7 +172,23 @@ def measure(
         "peak_gib": memory(),
     }
     print(json.dumps(result), flush=True)
+    if options.profile:
+        print_profile(describe)
     return result
+
+
+def print_profile(describe: Callable[[], Batches]) -> None:
+    """What a round spends its time on, on the GPU if there is one."""
+    import torch
+    from torch.profiler import profile
+
+    with profile() as profiled:
+        list(describe())
+    device = "device" if torch.cuda.is_available() else "cpu"
+    table = profiled.key_averages().table(
+        sort_by=f"self_{device}_time_total", row_limit=30, max_name_column_width=80
+    )
+    print(table, flush=True)
 
 
 def print_table(results: list[dict[str, Any]]) -> None:

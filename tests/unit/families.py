@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -20,7 +21,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from vlmtune.encoding import IGNORED, EncodedRow
+from vlmtune.encoding import IGNORED, EncodedRow, join_pictures
 
 VOCABULARY, PICTURE = 100, 99  # tokens, and the one that stands for a piece of a picture
 TEXT = {
@@ -172,3 +173,21 @@ FAMILIES = {
     "pixtral": Family(pixtral, pixtral_picture, False),
     "llava": Family(llava, clip_picture, False),
 }
+
+
+def prompts(family: Family, sizes: list[Size | None]) -> dict[str, torch.Tensor]:
+    """Prompts of different lengths, padded on the left, with pictures of these sizes."""
+    rows = [family.row(4 + 3 * number, size, seed=number) for number, size in enumerate(sizes)]
+    longest = max(len(row.input_ids) for row in rows)
+
+    def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([pad(part, (longest - len(part), 0)) for part in parts])
+
+    inputs = {
+        "input_ids": joined([row.input_ids for row in rows]),
+        "attention_mask": joined([torch.ones_like(row.input_ids) for row in rows]),
+        **join_pictures([row.pictures for row in rows]),
+    }
+    if family.token_types:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == PICTURE).int()
+    return inputs

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from transformers import Cache, DynamicCache, GenerationConfig, StaticCache
 
 from vlmtune.evaluation.batches import fixed_length
+from vlmtune.evaluation.writing import write_ahead
 from vlmtune.models.adapter import without_wrapper
 from vlmtune.models.positions import text_positions
 from vlmtune.models.step_graph import TOKEN_TYPES, StepGraph, takes_static_cache
@@ -60,11 +61,11 @@ class Decoder:
             pieces: the rows of a batch; more than one only with a static cache.
         """
         if self.static:
-            inputs = self._read(pieces)
+            inputs, loop = self._read(pieces), {"custom_generate": write_ahead}
         else:
             (whole,) = pieces
-            inputs = whole.to(self.model.device)
-        tokens = self.model.generate(**inputs, generation_config=self.config)
+            inputs, loop = whole.to(self.model.device), {}
+        tokens = self.model.generate(**inputs, generation_config=self.config, **loop)
         answers = tokens[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(answers, skip_special_tokens=True)
         return [

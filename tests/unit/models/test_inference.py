@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from torch.nn.functional import pad
 from transformers import (
     AutoModelForImageTextToText,
     BatchFeature,
@@ -14,18 +13,14 @@ from transformers import (
     DynamicCache,
     StaticCache,
 )
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from tests.unit.families import FAMILIES, PICTURE, Family, Size
-from vlmtune.encoding import join_pictures
+from tests.unit.families import FAMILIES, Family, Size, prompts
 from vlmtune.evaluation.decoding import Decoder
 from vlmtune.models import inference
 from vlmtune.models.inference import (
     Unpacked,
-    grouped_attention,
     joint_pictures,
     made_ready,
-    shared_reading,
     unpacked_weights,
 )
 from vlmtune.models.positions import numbering, prompt_positions
@@ -47,24 +42,6 @@ MULTIMODAL_ROPE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 def model(request: pytest.FixtureRequest) -> Any:
     """A tiny model of each family with multimodal rope."""
     return FAMILIES[request.param].model()
-
-
-def prompts(family: Family, sizes: list[Size | None]) -> dict[str, torch.Tensor]:
-    """Prompts of different lengths, padded on the left, with pictures of these sizes."""
-    rows = [family.row(4 + 3 * number, size, seed=number) for number, size in enumerate(sizes)]
-    longest = max(len(row.input_ids) for row in rows)
-
-    def joined(parts: list[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([pad(part, (longest - len(part), 0)) for part in parts])
-
-    inputs = {
-        "input_ids": joined([row.input_ids for row in rows]),
-        "attention_mask": joined([torch.ones_like(row.input_ids) for row in rows]),
-        **join_pictures([row.pictures for row in rows]),
-    }
-    if family.token_types:
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == PICTURE).int()
-    return inputs
 
 
 QWEN = FAMILIES["qwen2_vl"]
@@ -108,32 +85,6 @@ def test_pictures_go_through_the_tower_together(model: Any) -> None:
     assert model.model.visual.config._attn_implementation == "sdpa"
     for one, other in zip(own, joint, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-
-
-def test_heads_that_share_a_key_read_it_together() -> None:
-    """One new token a row, some keys masked: as SDPA with copied keys."""
-    torch.manual_seed(0)
-    query, key, value = (torch.randn(3, *shape, 16) for shape in [(8, 1), (2, 9), (2, 9)])
-    mask = torch.ones(3, 1, 1, 9, dtype=torch.bool)
-    mask[0, ..., :4] = False
-    module = SimpleNamespace(num_key_value_groups=4, is_causal=True)
-    for each in (mask, None):
-        own, _ = sdpa_attention_forward(module, query, key, value, each, scaling=0.3)
-        grouped, _ = grouped_attention(module, query, key, value, each, scaling=0.3)
-        torch.testing.assert_close(own, grouped)
-
-
-def test_a_whole_prompt_takes_the_models_own_attention(model: Any) -> None:
-    """Prompts and answers of a model with shared reading are those of the model without."""
-    inputs = prompts(QWEN, [(2, 3), (4, 4)])
-    before = model.config.get_text_config()._attn_implementation
-    own = model.generate(**inputs, max_new_tokens=8, do_sample=False, cache_implementation="static")
-    with shared_reading(model):
-        shared = model.generate(
-            **inputs, max_new_tokens=8, do_sample=False, cache_implementation="static"
-        )
-    assert torch.equal(own, shared)
-    assert model.config.get_text_config()._attn_implementation == before == "sdpa"
 
 
 @pytest.fixture
@@ -231,11 +182,11 @@ def test_steps_that_differ_each_time_are_run_as_they_come(
 
 
 class Numbers:
-    """A tokenizer's place: texts are the numbers of the tokens."""
+    """A tokenizer's place: texts are the numbers of the tokens, without padding."""
 
     def batch_decode(self, answers: torch.Tensor, **_: Any) -> list[str]:
         """One text a row."""
-        return [" ".join(map(str, answer)) for answer in answers.tolist()]
+        return [" ".join(str(token) for token in answer if token) for answer in answers.tolist()]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -243,17 +194,35 @@ def test_prompts_read_in_pieces_are_answered_alike(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In each family: read one by one into one cache, then written together, as on a GPU but
-    for the graph; with a row without a picture between the others."""
+    for the graph; with a row without a picture between the others. Some answers end earlier than
+    others: all before the longest may, and before the loop looks for the first time."""
     monkeypatch.setattr(StepGraph, "_step", lambda self, inputs: self._own(**inputs))
     family = FAMILIES[name]
     model, sizes = family.model(), [(2, 3), None, (4, 4)]
-    together = prompts(family, sizes)
-    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     if not takes_static_cache(model):
         pytest.skip(f"{name} has no cache of fixed size")
-    whole = Decoder(model, Numbers(), options).answer([BatchFeature(together)])
+    together = prompts(family, sizes)
+    pieces = one_by_one(family, together, sizes)
+    options = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 0}
+    (first, _), (second, _), _ = Decoder(model, Numbers(), options).answer([BatchFeature(together)])
+    ends = [int(first.split()[2]), int(second.split()[5])]
+    sampled = {"do_sample": True, "temperature": 3.0}
+    for more in ({}, {"eos_token_id": ends}, {"eos_token_id": ends, "min_new_tokens": 9}, sampled):
+        torch.manual_seed(0)
+        whole = Decoder(model, Numbers(), options | more).answer([BatchFeature(together)])
+        torch.manual_seed(0)
+        decoder = Decoder(model, Numbers(), options | more, static=True)
+        assert decoder.answer(pieces) == whole
+        decoder.close()
+    assert "forward" not in model.__dict__
+
+
+def one_by_one(
+    family: Family, together: dict[str, torch.Tensor], sizes: list[Size | None]
+) -> list[BatchFeature]:
+    """The same rows, each alone and without padding."""
     pieces = [BatchFeature(prompts(family, [size])) for size in sizes]
-    for number, piece in enumerate(pieces):  # the same rows, each alone and without padding
+    for number, piece in enumerate(pieces):
         real = together["attention_mask"][number].bool()
         for key in ("input_ids", "attention_mask", "mm_token_type_ids"):
             if key in together:
@@ -261,9 +230,5 @@ def test_prompts_read_in_pieces_are_answered_alike(
         row = family.row(4 + 3 * number, sizes[number], seed=number)
         piece.update(row.pictures)
         if family.token_types:
-            positions = prompt_positions(numbering(model.base_model), piece)
-            piece["position_ids"] = positions
-    decoder = Decoder(model, Numbers(), options, static=True)
-    assert decoder.answer(pieces) == whole
-    decoder.close()
-    assert "forward" not in model.__dict__
+            piece["position_ids"] = prompt_positions(numbering(family.model().base_model), piece)
+    return pieces
