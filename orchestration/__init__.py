@@ -1,1 +1,1 @@
-"""The ZenML glue that is no step: stack, run folder, lineage, plan."""
+"""The command line, and the ZenML glue that is no step: stack, run folder, lineage, plan."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestration.commands import _without_schedule
 from orchestration.schedule import check_cron, crontab_line
-from run import _without_schedule
 from vlmtune.errors import UserError
 
 
