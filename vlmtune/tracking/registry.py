@@ -85,16 +85,21 @@ class Version(BaseModel):
     aliases: list[str]
 
     @classmethod
-    def read(cls, entry: Any) -> Self | None:
-        """From MLflow's record; None if vlmtune did not write it."""
+    def read(cls, entry: Any, aliases: dict[str, str]) -> Self | None:
+        """From MLflow's record; None if vlmtune did not write it.
+
+        Args:
+            aliases: the number of the version that each stands for.
+        """
         if FACTS not in entry.tags:
             return None
+        number = str(entry.version)
         return cls(
             name=entry.name,
-            number=str(entry.version),
+            number=number,
             facts=VersionFacts.model_validate_json(entry.tags[FACTS]),
             published=entry.tags.get(PUBLISHED, "no"),
-            aliases=list(entry.aliases),
+            aliases=[alias for alias, of in aliases.items() if str(of) == number],
         )
 
     def as_rival(self) -> ChampionRef:
@@ -140,10 +145,12 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """All versions, newest first."""
+        model = self._model()
+        if model is None:
+            return []
         entries = self._client.search_model_versions(f"name = '{self.name}'")
-        # The search leaves aliases out; the single records have them.
-        whole = [self._client.get_model_version(self.name, entry.version) for entry in entries]
-        found = [version for entry in whole if (version := Version.read(entry))]
+        # The search leaves aliases out; the model has them.
+        found = [version for entry in entries if (version := Version.read(entry, model.aliases))]
         return sorted(found, key=lambda version: -int(version.number))
 
     def champion(self) -> Version | None:
@@ -187,7 +194,8 @@ class Registry:
             same = version.facts.content == facts.content and version.facts.inputs == facts.inputs
             if same:
                 return version
-        self._make_model()
+        if self._model() is None:
+            self._client.create_registered_model(self.name, tags={"made_by": "vlmtune"})
         tags = {FACTS: facts.model_dump_json(), PUBLISHED: "no"}
         made = self._client.create_model_version(self.name, source, run_id=run_id, tags=tags)
         self._client.set_registered_model_alias(self.name, CHALLENGER, str(made.version))
@@ -237,12 +245,8 @@ class Registry:
 
     def moves(self) -> list[Move]:
         """Every change of the champion, oldest first."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            tags = self._client.get_registered_model(self.name).tags
-        except MlflowException:
-            return []
+        model = self._model()
+        tags = model.tags if model else {}
         keys = sorted(key for key in tags if key.startswith(MOVE))
         return [Move.model_validate(json.loads(tags[key])) for key in keys]
 
@@ -252,13 +256,16 @@ class Registry:
         numbers = dict.fromkeys(move.after for move in reversed(self.moves()))
         return [runs[number] for number in numbers if number in runs]
 
-    def _make_model(self) -> None:
+    def _model(self) -> Any:
+        """MLflow's record of the registered model; None while there is none."""
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.get_registered_model(self.name)
-        except MlflowException:
-            self._client.create_registered_model(self.name, tags={"made_by": "vlmtune"})
+            return self._client.get_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
 
 
 def _before(moves: list[Move], number: str) -> str | None:
