@@ -1,6 +1,6 @@
 """The champion that a new model is compared with, loaded from its artifacts."""
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from zenml.client import Client
 
@@ -10,12 +10,12 @@ from steps.registry import open_registry
 from vlmtune.catalog.catalog import Catalog
 from vlmtune.config.tree import FinetuneConfig
 from vlmtune.errors import UserError
-from vlmtune.evaluation.comparison import Exam
 from vlmtune.evaluation.results import CHAMPION
-from vlmtune.models.adapter import attach_adapter
 from vlmtune.models.base_model import BaseModelRef
-from vlmtune.models.quantized import release_unused_memory
 from vlmtune.tracking.registry import LATEST, ChampionRef
+
+if TYPE_CHECKING:
+    from vlmtune.evaluation.comparison import Exam
 
 
 def champion_now(
@@ -29,13 +29,16 @@ def champion_now(
     return registry.rival(own_inputs(base, catalog)) if registry else None
 
 
-def rival_of(champion: ChampionRef | None, exam: Exam, base: BaseModelRef) -> dict[str, Any]:
+def rival_of(champion: ChampionRef | None, exam: "Exam", base: BaseModelRef) -> dict[str, Any]:
     """The champion as arguments of `compare`: its adapter if it is on the same base; else its
     answers, given before the new model's base is loaded.
 
     Raises:
         UserError: its artifacts cannot be read any more.
     """
+    from vlmtune.models.adapter import attach_adapter
+    from vlmtune.models.quantized import release_unused_memory
+
     if champion is None:
         return {}
     adapter = _artifact(champion, champion.adapter)

@@ -28,9 +28,13 @@ def small(checkout: Any) -> dict[str, Any]:
 
 
 def test_touching_nothing_runs_nothing(checkout: Any, small: dict[str, Any]) -> None:
-    """The same config again comes from the cache."""
-    checkout.run(*FINETUNE, *SMALL, "--set=data.source=catalog")
+    """The same config again comes from the cache, without what only training needs."""
+    done = checkout.run(*FINETUNE, *SMALL, "--set=data.source=catalog", PYTHONPROFILEIMPORTTIME="1")
     assert checkout.executed() == set()
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "zenml" in imported
+    assert not imported & {"transformers", "trl", "peft", "bitsandbytes"}
 
 
 def test_editing_the_report_evaluates_again_and_trains_nothing(

@@ -24,8 +24,9 @@ def test_kernels_agree_under_the_interpreter() -> None:
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-def test_they_compile_for_a_gpu(capability: int) -> None:
+def test_they_compile_for_a_gpu(capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """For Ampere and Hopper, at a 7B's sizes in bf16; compiling needs no GPU."""
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # what is not said is warned about
     pytest.importorskip("triton", reason="Triton is not installed")
     from triton import compile as compile_kernel
     from triton.backends.compiler import GPUTarget
