@@ -1,10 +1,11 @@
 """From encoded prompts to texts with one model.
 
-On a GPU the prompts of a batch are read in pieces, each padded to its own longest row, into one
-cache of fixed size; then all rows are written together, by a captured step. Elsewhere, and for
-models whose cache is of another kind, a batch goes to `generate` as it is.
+On a GPU the prompts of a batch are read in packs without padding, as in training, into one cache
+of fixed size; then all rows are written together, by a captured step. Elsewhere, and for models
+whose cache or masks are of another kind, a batch goes to `generate` as it is.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +14,19 @@ from torch.nn.functional import pad
 from transformers import Cache, DynamicCache, GenerationConfig, StaticCache
 
 from vlmtune.evaluation.batches import fixed_length
+from vlmtune.evaluation.prompt_packs import BY_TOKEN, PromptPack
 from vlmtune.evaluation.writing import write_ahead
 from vlmtune.models.adapter import without_wrapper
-from vlmtune.models.positions import text_positions
-from vlmtune.models.step_graph import TOKEN_TYPES, StepGraph, takes_static_cache
+from vlmtune.models.attention import packed_attention
+from vlmtune.models.decode_attention import GROUPED
+from vlmtune.models.step_graph import StepGraph, takes_static_cache
 
 if TYPE_CHECKING:
-    from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
+    from transformers import PreTrainedModel, ProcessorMixin
 
+SDPA = ("sdpa", GROUPED)
 WORTH_CAPTURING = 16  # new tokens of a row: capturing takes as long as a few steps
 OWN_WAY = ("cache_implementation", "use_cache", "disable_compile", "num_beams")  # left as they are
-# Inputs with one value for each token of a prompt, beside the kinds of tokens.
-BY_TOKEN = ("input_ids", "attention_mask", "position_ids")
 
 
 class Decoder:
@@ -54,12 +56,13 @@ class Decoder:
             self._graph = StepGraph(self._core)
 
     @torch.no_grad()
-    def answer(self, pieces: "Sequence[BatchFeature]") -> list[tuple[str, int]]:
+    def answer(self, pieces: Sequence[Any]) -> list[tuple[str, int]]:
         """The text of each answer and the tokens it took.
 
         Args:
-            pieces: the rows of a batch; more than one only with a static cache.
+            pieces: the rows of a batch: packs with a static cache, else one padded batch.
         """
+        inputs: Any
         if self.static:
             inputs, loop = self._read(pieces), {"custom_generate": write_ahead}
         else:
@@ -77,44 +80,42 @@ class Decoder:
         written = answers != padding if padding is not None else torch.ones_like(answers)
         return written.sum(dim=1).tolist()
 
-    def _read(self, pieces: "Sequence[BatchFeature]") -> dict[str, Any]:
+    def _read(self, packs: Sequence[PromptPack]) -> dict[str, Any]:
         """Read all prompts but their last tokens into the cache.
 
         Returns:
             What `generate` needs to go on from there: a batch that is padded to a fixed length,
             without its pictures.
         """
-        rows = sum(len(piece["input_ids"]) for piece in pieces)
-        length = fixed_length(max(piece["input_ids"].shape[1] for piece in pieces))
+        rows = sum(pack.shape[0] for pack in packs)
+        length = fixed_length(max(pack.shape[1] for pack in packs))
         padded: dict[str, list[torch.Tensor]] = {name: [] for name in BY_TOKEN}
         at = 0
-        for piece in pieces:
-            inputs = with_positions(piece.to(self.model.device, non_blocking=True))
-            read = self._keys_and_values(but_the_last(inputs))
+        for pack in packs:
+            pack = pack.on(self.model.device)
+            missing = length - pack.shape[1]
+            read = self._keys_and_values(pack.packed)
             if at == 0:
                 self._prepare_cache(rows, length, read)
-            self._keep(read, at, length - 1)
-            at += len(inputs["input_ids"])
-            for name, values in padded.items():
-                missing = length - inputs[name].shape[-1]
+            self._keep(read, pack.rows + at, pack.places + missing)
+            at += pack.shape[0]
+            for name, value in pack.padded.items():
                 filler = (self.config.pad_token_id or 0) if name == "input_ids" else 0
-                values.append(pad(inputs[name], (missing, 0), value=filler))
+                padded[name].append(pad(value, (missing, 0), value=filler))
         assert self._cache is not None
         for layer in self._cache.layers:
             layer.cumulative_length.fill_(length - 1)
         batch = {name: torch.cat(values, dim=-2) for name, values in padded.items()}
         return {**batch, "past_key_values": self._cache}
 
-    def _keys_and_values(self, inputs: dict[str, Any]) -> Cache:
-        """Of some prompts, padded on the left; no head is computed for them."""
+    def _keys_and_values(self, packed: dict[str, Any]) -> Cache:
+        """Of packed prompts; no head is computed for them."""
         text = self._core.config.get_text_config(decoder=True)
-        given = self._core.prepare_inputs_for_generation(
-            **inputs,
-            past_key_values=DynamicCache(config=text),
-            use_cache=True,
-            is_first_iteration=True,
-        )
-        return self._core.base_model(**given).past_key_values
+        with packed_attention(text):
+            read = self._core.base_model(
+                **packed, past_key_values=DynamicCache(config=text), use_cache=True
+            )
+        return read.past_key_values
 
     def _prepare_cache(self, rows: int, length: int, like: Cache) -> None:
         """The same cache as before if it has the right size: the captured step is bound to it."""
@@ -134,13 +135,12 @@ class Decoder:
             self.model.device,
         )
 
-    def _keep(self, read: Cache, first: int, end: int) -> None:
-        """Copy what was read of some rows into the cache, so that all rows end at one place."""
+    def _keep(self, read: Cache, rows: torch.Tensor, places: torch.Tensor) -> None:
+        """Copy what was read into the cache: the row and the place of each token."""
         assert self._cache is not None
         for kept, new in zip(self._cache.layers, read.layers, strict=True):
-            rows, _, tokens, _ = new.keys.shape
-            place = (slice(first, first + rows), slice(None), slice(end - tokens, end))
-            kept.keys[place], kept.values[place] = new.keys, new.values
+            kept.keys[rows, :, places] = new.keys[0].transpose(0, 1)
+            kept.values[rows, :, places] = new.values[0].transpose(0, 1)
 
     def forget(self) -> None:
         """Let go of the cache and of what is bound to it."""
@@ -155,23 +155,9 @@ class Decoder:
             self._graph.remove()
 
 
-def with_positions(inputs: Any) -> dict[str, Any]:
-    """Encoded prompts with positions that start where the padding ends, if they have none."""
-    if "position_ids" in inputs:
-        return dict(inputs)
-    return {**inputs, "position_ids": text_positions(inputs["attention_mask"])}
-
-
-def but_the_last(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Encoded prompts without their last tokens."""
-    return {
-        name: value[..., :-1] if name in BY_TOKEN or name.endswith(TOKEN_TYPES) else value
-        for name, value in inputs.items()
-    }
-
-
 def capturing_pays(model: Any, options: dict[str, Any]) -> bool:
-    """Whether the step of this model can be a CUDA graph, and answers may be long enough for it.
+    """Whether prompts are read in packs and the step becomes a CUDA graph: if the model allows
+    both, and answers may be long enough for it.
 
     Whoever sets how the cache works, in `generation`, has it so.
     """
@@ -180,5 +166,17 @@ def capturing_pays(model: Any, options: dict[str, Any]) -> bool:
         core.device.type == "cuda"
         and not any(name in options for name in OWN_WAY)
         and (options.get("max_new_tokens") or 0) >= WORTH_CAPTURING
+        and core.config.get_text_config(decoder=True)._attn_implementation in SDPA
         and takes_static_cache(core)
+        and takes_packs(core)
     )
+
+
+def takes_packs(model: Any) -> bool:
+    """Whether a model, or a class of models, can read several prompts in one row: it hands their
+    bounds on to its attention, no token sees what comes after it, and pictures are among the
+    tokens, not beside them."""
+    hands_bounds_on = getattr(model, "_supports_flash_attn", False)
+    own_masks = hasattr(model, "create_masks_for_generate")  # as where pictures see all of a prompt
+    beside = "cross_attention_mask" in inspect.signature(model.forward).parameters
+    return bool(hands_bounds_on) and not own_masks and not beside

@@ -29,6 +29,7 @@ from vlmtune.evaluation.batches import (
     rows_to_read,
 )
 from vlmtune.evaluation.decoding import Decoder, capturing_pays
+from vlmtune.evaluation.prompt_packs import PromptPack, pack_prompts
 from vlmtune.models.adapter import without_wrapper
 from vlmtune.models.inference import made_ready
 from vlmtune.models.positions import numbering, prompt_positions
@@ -142,7 +143,7 @@ def _write_all(
         ]
         tried, fits = 0, True
         try:
-            encoder = _Encoder(decoder.processor, rows, model)
+            encoder = _Encoder(decoder, rows)
             pieces = [piece for batch in batches for piece in batch]
             depth = max(len(batch) for batch in batches)
             encoded = ahead(encoder, pieces, input_workers(model.device), depth)
@@ -193,9 +194,7 @@ class BatchSizes:
         logger.info("%d rows do not fit into memory; going on with %d", rows, self.most)
 
 
-def _write(
-    decoder: Decoder, batch: list[list[int]], pieces: "list[BatchFeature]"
-) -> list[WrittenText]:
+def _write(decoder: Decoder, batch: list[list[int]], pieces: list[Any]) -> list[WrittenText]:
     start = time.monotonic()
     answers = decoder.answer(pieces)
     share = (time.monotonic() - start) / len(answers)
@@ -213,16 +212,15 @@ class _Encoder:
     that encodes while the answers before are decoded.
     """
 
-    def __init__(
-        self, processor: "ProcessorMixin", rows: "Dataset", model: "PreTrainedModel"
-    ) -> None:
-        self.processor, self.rows = processor, rows
+    def __init__(self, decoder: Decoder, rows: "Dataset") -> None:
+        model = decoder.model
+        self.processor, self.rows, self.packs = decoder.processor, rows, decoder.static
         self.get_rope_index = numbering(without_wrapper(model).base_model)
-        self.dtype, self.pinned = model.dtype, model.device.type == "cuda"
+        self.dtype, self.on_gpu = model.dtype, model.device.type == "cuda"
         self.own = threading.local()
         self.lock = threading.Lock()
 
-    def __call__(self, batch: list[int]) -> "BatchFeature":
+    def __call__(self, batch: list[int]) -> "BatchFeature | PromptPack":
         if not hasattr(self.own, "processor"):
             with self.lock:
                 self.own.processor = copy.deepcopy(self.processor)
@@ -230,14 +228,11 @@ class _Encoder:
         inputs = encode_prompts(self.own.processor, columns["prompt"], columns["images"])
         if self.get_rope_index:
             inputs["position_ids"] = prompt_positions(self.get_rope_index, inputs)
-        return self._ready_for_gpu(inputs) if self.pinned else inputs
-
-    def _ready_for_gpu(self, inputs: "BatchFeature") -> "BatchFeature":
-        """Pixels in the dtype that the model would cast them to, half as many bytes, and in
-        memory that the GPU reads by itself."""
-        for name, value in inputs.items():
-            value = value.to(self.dtype) if value.is_floating_point() else value
-            inputs[name] = value.pin_memory()
+        if self.on_gpu:  # what the model would cast them to, half as many bytes to carry
+            inputs = inputs.to(self.dtype)
+        if self.packs:
+            pack = pack_prompts(inputs)
+            return pack.pinned() if self.on_gpu else pack
         return inputs
 
 

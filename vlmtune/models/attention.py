@@ -7,6 +7,8 @@ and hands the bounds through, to the vision tower as well, where each picture is
 
 import inspect
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,18 @@ def use_packed_attention(model: "PreTrainedModel") -> str:
     if model.device.type == "cuda" and _torch_varlen():
         return "torch's varlen flash attention"
     return "SDPA, sample by sample"
+
+
+@contextmanager
+def packed_attention(config: Any) -> Iterator[None]:
+    """Within the block, the part of a model with this config keeps packed samples apart."""
+    ALL_ATTENTION_FUNCTIONS.register(VARLEN, varlen_attention)
+    before = config._attn_implementation
+    config._attn_implementation = VARLEN
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 @torch.compiler.disable  # compiled layers call it as it is
@@ -115,6 +129,7 @@ def _kernel_shares_keys() -> bool:
     shapes = [(64, 4, 64), (64, 2, 64), (64, 2, 64)]
     parts = [torch.randn(shape, device="cuda", generator=made).bfloat16() for shape in shapes]
 
+    @torch.enable_grad()  # whoever asks first may be one who only writes
     def gradients(copies: int) -> list[torch.Tensor]:
         leaves = [part.clone().requires_grad_() for part in parts]
         query, key, value = leaves

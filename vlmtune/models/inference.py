@@ -13,10 +13,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vlmtune.models.adapter import without_wrapper
-from vlmtune.models.attention import VARLEN, varlen_attention
+from vlmtune.models.attention import packed_attention
 from vlmtune.models.decode_attention import shared_reading
 from vlmtune.models.kernels import fused_kernels
 from vlmtune.models.memory import free_memory
@@ -93,12 +92,7 @@ def joint_pictures(model: "PreTrainedModel") -> Iterator[None]:
         if BOUNDS in inspect.signature(type(module).forward).parameters
         and getattr(getattr(module, "config", None), "_attn_implementation", "") == "sdpa"
     ]
-    ALL_ATTENTION_FUNCTIONS.register(VARLEN, varlen_attention)
-    configs = list({id(config): config for config in towers}.values())
-    for config in configs:
-        config._attn_implementation = VARLEN
-    try:
+    with ExitStack() as stack:
+        for config in {id(config): config for config in towers}.values():
+            stack.enter_context(packed_attention(config))
         yield
-    finally:
-        for config in configs:
-            config._attn_implementation = "sdpa"

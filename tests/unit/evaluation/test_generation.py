@@ -147,16 +147,20 @@ class PlainSteps(StepGraph):
         ({}, {"max_new_tokens": 100, "disable_compile": True}, False),
         ({"device": torch.device("cpu")}, {"max_new_tokens": 100}, False),
         ({"_can_compile_fullgraph": False}, {"max_new_tokens": 100}, False),
+        ({"_supports_flash_attn": False}, {"max_new_tokens": 100}, False),
+        ({"create_masks_for_generate": print}, {"max_new_tokens": 100}, False),
     ],
-    ids=["much", "little", "unknown", "forbidden", "cpu", "another family"],
+    ids=["much", "little", "unknown", "forbidden", "cpu", "moving", "no packs", "own masks"],
 )
 def test_when_capturing_pays(
     demo_model: tuple[Any, Any], changed: dict[str, Any], options: dict[str, Any], pays: bool
 ) -> None:
     """On a GPU, for a model whose step is the same each time, for long enough; below an adapter
     too."""
-    plain = {"device": torch.device("cuda"), "_can_compile_fullgraph": True}
-    model = SimpleNamespace(config=demo_model[0].config, **(plain | changed))
+    own = demo_model[0]
+    plain = {"device": torch.device("cuda"), "config": own.config, "forward": own.forward}
+    plain |= {"_can_compile_fullgraph": True, "_supports_flash_attn": True}
+    model = SimpleNamespace(**(plain | changed))
     assert capturing_pays(model, options) is pays
     assert capturing_pays(SimpleNamespace(get_base_model=lambda: model), options) is pays
 

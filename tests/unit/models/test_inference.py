@@ -11,12 +11,16 @@ from transformers import (
     BatchFeature,
     BitsAndBytesConfig,
     DynamicCache,
+    Gemma3ForConditionalGeneration,
+    MllamaForConditionalGeneration,
     StaticCache,
 )
 
 from tests.unit.families import FAMILIES, Family, Size, prompts
-from vlmtune.evaluation.decoding import Decoder
+from vlmtune.evaluation.decoding import Decoder, takes_packs
+from vlmtune.evaluation.prompt_packs import pack_prompts
 from vlmtune.models import inference
+from vlmtune.models.attention import VARLEN
 from vlmtune.models.inference import (
     Unpacked,
     joint_pictures,
@@ -80,7 +84,7 @@ def test_pictures_go_through_the_tower_together(model: Any) -> None:
     with torch.no_grad():
         own = model.get_image_features(*pictures).pooler_output
         with joint_pictures(model):
-            assert model.model.visual.config._attn_implementation == inference.VARLEN
+            assert model.model.visual.config._attn_implementation == VARLEN
             joint = model.get_image_features(*pictures).pooler_output
     assert model.model.visual.config._attn_implementation == "sdpa"
     for one, other in zip(own, joint, strict=True):
@@ -193,16 +197,17 @@ class Numbers:
 def test_prompts_read_in_pieces_are_answered_alike(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In each family: read one by one into one cache, then written together, as on a GPU but
-    for the graph; with a row without a picture between the others. Some answers end earlier than
-    others: all before the longest may, and before the loop looks for the first time."""
+    """In each family: read one by one or in one pack into one cache, then written together, as on
+    a GPU but for the graph; with a row without a picture between the others. Some answers end
+    earlier than others: all before the longest may, and before the loop looks for the first
+    time."""
     monkeypatch.setattr(StepGraph, "_step", lambda self, inputs: self._own(**inputs))
     family = FAMILIES[name]
     model, sizes = family.model(), [(2, 3), None, (4, 4)]
-    if not takes_static_cache(model):
-        pytest.skip(f"{name} has no cache of fixed size")
+    assert takes_static_cache(model) and takes_packs(model)
     together = prompts(family, sizes)
-    pieces = one_by_one(family, together, sizes)
+    packs = [pack_prompts(piece) for piece in one_by_one(family, together, sizes)]
+    in_one = with_positions(model, family, together)
     options = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 0}
     (first, _), (second, _), _ = Decoder(model, Numbers(), options).answer([BatchFeature(together)])
     ends = [int(first.split()[2]), int(second.split()[5])]
@@ -210,11 +215,19 @@ def test_prompts_read_in_pieces_are_answered_alike(
     for more in ({}, {"eos_token_id": ends}, {"eos_token_id": ends, "min_new_tokens": 9}, sampled):
         torch.manual_seed(0)
         whole = Decoder(model, Numbers(), options | more).answer([BatchFeature(together)])
-        torch.manual_seed(0)
         decoder = Decoder(model, Numbers(), options | more, static=True)
-        assert decoder.answer(pieces) == whole
+        for each in (packs, [pack_prompts(in_one)]):
+            torch.manual_seed(0)
+            assert decoder.answer(each) == whole
         decoder.close()
     assert "forward" not in model.__dict__
+
+
+def test_models_that_cannot_be_read_in_packs() -> None:
+    """One reads pictures beside the tokens, by attention of another kind; one shows all of a
+    picture to each of its tokens."""
+    assert not takes_packs(MllamaForConditionalGeneration)
+    assert not takes_packs(Gemma3ForConditionalGeneration)
 
 
 def one_by_one(
@@ -229,6 +242,13 @@ def one_by_one(
                 piece[key] = together[key][number][real][None]
         row = family.row(4 + 3 * number, sizes[number], seed=number)
         piece.update(row.pictures)
-        if family.token_types:
-            piece["position_ids"] = prompt_positions(numbering(family.model().base_model), piece)
+        pieces[number] = with_positions(family.model(), family, piece)
     return pieces
+
+
+def with_positions(model: Any, family: Family, inputs: Any) -> BatchFeature:
+    """Prompts with the positions that models with multimodal rope count."""
+    positions = {}
+    if family.token_types:
+        positions["position_ids"] = prompt_positions(numbering(model.base_model), inputs)
+    return BatchFeature({**inputs, **positions})
