@@ -94,7 +94,7 @@ class Decoder:
         for pack in packs:
             pack = pack.on(self.model.device)
             missing = length - pack.shape[1]
-            read = self._keys_and_values(pack.packed)
+            read = self._keys_and_values(pack)
             if at == 0:
                 self._prepare_cache(rows, length, read)
             self._keep(read, pack.rows + at, pack.places + missing)
@@ -108,12 +108,12 @@ class Decoder:
         batch = {name: torch.cat(values, dim=-2) for name, values in padded.items()}
         return {**batch, "past_key_values": self._cache}
 
-    def _keys_and_values(self, packed: dict[str, Any]) -> Cache:
+    def _keys_and_values(self, pack: PromptPack) -> Cache:
         """Of packed prompts; no head is computed for them."""
         text = self._core.config.get_text_config(decoder=True)
-        with packed_attention(text):
+        with packed_attention(text, pack.bounds, pack.longest):
             read = self._core.base_model(
-                **packed, past_key_values=DynamicCache(config=text), use_cache=True
+                **pack.packed, past_key_values=DynamicCache(config=text), use_cache=True
             )
         return read.past_key_values
 
@@ -173,10 +173,10 @@ def capturing_pays(model: Any, options: dict[str, Any]) -> bool:
 
 
 def takes_packs(model: Any) -> bool:
-    """Whether a model, or a class of models, can read several prompts in one row: it hands their
-    bounds on to its attention, no token sees what comes after it, and pictures are among the
-    tokens, not beside them."""
-    hands_bounds_on = getattr(model, "_supports_flash_attn", False)
+    """Whether a model, or a class of models, can read several prompts in one row: its attention
+    can be replaced by flash attention, no token sees what comes after it, and pictures are among
+    the tokens, not beside them."""
+    replaceable = getattr(model, "_supports_flash_attn", False)
     own_masks = hasattr(model, "create_masks_for_generate")  # as where pictures see all of a prompt
     beside = "cross_attention_mask" in inspect.signature(model.forward).parameters
-    return bool(hands_bounds_on) and not own_masks and not beside
+    return bool(replaceable) and not own_masks and not beside

@@ -1,7 +1,7 @@
 """Prompts without padding: one after the other in one row of tokens, as rows are in training."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -21,13 +21,16 @@ class PromptPack:
     Attributes:
         padded: the whole prompts, padded on the left: ids and mask [rows, tokens], and positions
             [rows, tokens] or [kinds, rows, tokens].
-        packed: what the model reads: ids [1, tokens], positions, pictures, and where each prompt
-            begins, by flash-attn's names.
+        packed: what the model reads: ids [1, tokens], positions and pictures.
+        bounds: [rows + 1], int32, where each prompt begins.
+        longest: tokens of the longest in the pack.
         rows, places: [tokens], of each packed token in the padded prompts.
     """
 
     padded: dict[str, torch.Tensor]
     packed: dict[str, Any]
+    bounds: torch.Tensor
+    longest: int
     rows: torch.Tensor
     places: torch.Tensor
 
@@ -51,9 +54,8 @@ class PromptPack:
                 for name, value in values.items()
             }
 
-        return type(self)(
-            changed(self.padded), changed(self.packed), change(self.rows), change(self.places)
-        )
+        tensors = changed({name: getattr(self, name) for name in ("bounds", "rows", "places")})
+        return replace(self, padded=changed(self.padded), packed=changed(self.packed), **tensors)
 
 
 def pack_prompts(inputs: dict[str, Any]) -> PromptPack:
@@ -69,16 +71,14 @@ def pack_prompts(inputs: dict[str, Any]) -> PromptPack:
     real[:, -1] = False
     lengths = real.sum(dim=1)
     bounds = pad(lengths.cumsum(0), (1, 0)).int()
-    longest = int(lengths.max())
     packed = {
         name: value[..., real].unsqueeze(-2) if _by_token(name) else value
         for name, value in inputs.items()
         if name != "attention_mask"
     }
-    packed |= {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
-    packed |= {"max_length_q": longest, "max_length_k": longest}
     rows, places = real.nonzero(as_tuple=True)
-    return PromptPack({name: inputs[name] for name in BY_TOKEN}, packed, rows, places)
+    padded = {name: inputs[name] for name in BY_TOKEN}
+    return PromptPack(padded, packed, bounds, int(lengths.max()), rows, places)
 
 
 def _by_token(name: str) -> bool:

@@ -9,7 +9,7 @@ import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 VARLEN = "vlmtune_flash_attention_varlen"
+BOUND_VARLEN = "vlmtune_flash_attention_bound_varlen"
 FLASH_ATTN = "flash_attention_2"
 HALF = (torch.bfloat16, torch.float16)
 
@@ -46,11 +47,23 @@ def use_packed_attention(model: "PreTrainedModel") -> str:
 
 
 @contextmanager
-def packed_attention(config: Any) -> Iterator[None]:
-    """Within the block, the part of a model with this config keeps packed samples apart."""
-    ALL_ATTENTION_FUNCTIONS.register(VARLEN, varlen_attention)
+def packed_attention(
+    config: Any, bounds: torch.Tensor | None = None, longest: int | None = None
+) -> Iterator[None]:
+    """Within the block, the part of a model with this config keeps packed samples apart.
+
+    Args:
+        bounds, longest: of the samples, `cu_seq_lens_q` and `max_length_q` of `varlen_attention`,
+            if that part of the model is not told them: what a model's forward is told, some
+            models pass on to their vision tower, whose pictures have other bounds.
+    """
+    name, attention = VARLEN, varlen_attention
+    if bounds is not None:
+        name = BOUND_VARLEN
+        attention = partial(varlen_attention, cu_seq_lens_q=bounds, max_length_q=longest)
+    ALL_ATTENTION_FUNCTIONS.register(name, attention)
     before = config._attn_implementation
-    config._attn_implementation = VARLEN
+    config._attn_implementation = name
     try:
         yield
     finally:
