@@ -7,7 +7,7 @@ and hands the bounds through, to the vision tower as well, where each picture is
 
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,13 @@ def packed_attention(
     if bounds is not None:
         name = BOUND_VARLEN
         attention = partial(varlen_attention, cu_seq_lens_q=bounds, max_length_q=longest)
+    with switched_attention(config, name, attention):
+        yield
+
+
+@contextmanager
+def switched_attention(config: Any, name: str, attention: Callable[..., Any]) -> Iterator[None]:
+    """Within the block, the part of a model with this config attends by a function of ours."""
     ALL_ATTENTION_FUNCTIONS.register(name, attention)
     before = config._attn_implementation
     config._attn_implementation = name

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from vlmtune.models.attention import switched_attention
 from vlmtune.models.kernels import tried
 
 if TYPE_CHECKING:
@@ -27,18 +27,13 @@ def shared_reading(model: "PreTrainedModel") -> Iterator[None]:
     """Within the block, the decoder's attention copies no keys for a single new token, and where
     there is Triton it reads only those that the token sees."""
     config = model.config.get_text_config(decoder=True)
-    before = config._attn_implementation
-    if before != "sdpa":
+    if config._attn_implementation != "sdpa":
         yield  # the user's own choice
         return
-    attend = tried(visible_keys, heads_together)
-    ALL_ATTENTION_FUNCTIONS.register(GROUPED, partial(grouped_attention, attend))
     ALL_MASK_ATTENTION_FUNCTIONS.register(GROUPED, sdpa_mask)
-    config._attn_implementation = GROUPED
-    try:
+    attention = partial(grouped_attention, tried(visible_keys, heads_together))
+    with switched_attention(config, GROUPED, attention):
         yield
-    finally:
-        config._attn_implementation = before
 
 
 def grouped_attention(

@@ -93,6 +93,6 @@ def joint_pictures(model: "PreTrainedModel") -> Iterator[None]:
         and getattr(getattr(module, "config", None), "_attn_implementation", "") == "sdpa"
     ]
     with ExitStack() as stack:
-        for config in {id(config): config for config in towers}.values():
+        for config in towers:
             stack.enter_context(packed_attention(config))
         yield

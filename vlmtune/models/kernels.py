@@ -131,14 +131,7 @@ def _fuse_rope(model: "PreTrainedModel") -> bool:
     angles = [
         torch.cat([axis(half)] * 2, dim=-1).to(model.dtype) for axis in (torch.cos, torch.sin)
     ]
-    try:
-        expected = own(*(state.clone() for state in states), *angles)
-        found = fused_rope(*(state.clone() for state in states), *angles)
-    except Exception as error:
-        logger.info("No fused kernel for rotary embeddings: %s", error)
-        return False
-    if any(_distance(one, other) > TOLERANCE for one, other in zip(expected, found, strict=True)):
-        logger.info("No fused kernel for rotary embeddings: it differs")
+    if not _agree("A kernel for rotary embeddings", fused_rope, own, *states, *angles):
         return False
     setattr(home, ROPE, fused_rope)
     return True
@@ -153,30 +146,33 @@ def tried(kernel: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., 
     def chosen(*inputs: Any) -> Any:
         nonlocal agrees
         if agrees is None:
-            copies = [each.clone() if isinstance(each, torch.Tensor) else each for each in inputs]
-            expected = own(*inputs)
-            agrees = _agrees(kernel, copies, expected)
-            return expected
+            agrees = _agree(getattr(kernel, "__name__", "A kernel"), kernel, own, *inputs)
+            return own(*inputs)
         return kernel(*inputs) if agrees else own(*inputs)
 
     return chosen
 
 
-def _agrees(kernel: Callable[..., Any], inputs: list[Any], expected: Any) -> bool:
-    name = getattr(kernel, "__name__", "kernel")
+def _agree(name: str, kernel: Callable[..., Any], own: Callable[..., Any], *inputs: Any) -> bool:
+    """Whether a kernel gives what it would stand in for gives; the log says why not. It may write
+    into its inputs."""
+
+    def results(compute: Callable[..., Any]) -> Any:
+        copies = [each.clone() if isinstance(each, torch.Tensor) else each for each in inputs]
+        found = compute(*copies)
+        return [found] if isinstance(found, torch.Tensor) else found
+
     try:
-        found = kernel(*inputs)
-        if isinstance(found, torch.Tensor):
-            expected, found = [expected], [found]
-        distance = max(map(_distance, expected, found))
+        distance = max(map(_distance, results(own), results(kernel)))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
         logger.info("%s is not used: %s", name, error)
         return False
-    if not distance <= TOLERANCE:
+    if not distance <= TOLERANCE:  # no number at all is no agreement either
         logger.info("%s is not used: it differs by %.3f", name, distance)
-    return distance <= TOLERANCE
+        return False
+    return True
 
 
 def fused_rope(q: Any, k: Any, cos: Any, sin: Any, unsqueeze_dim: int = 1) -> Any:
@@ -199,16 +195,10 @@ def _same(module: Any, kind: str, model: "PreTrainedModel") -> bool:
     states = torch.randn(
         1, TRIED_TOKENS, width, device=model.device, dtype=model.dtype, generator=generator
     )
-    try:
-        with torch.no_grad():
-            own, kernel = module(states), KERNELS[kind](module, states)
-    except Exception as error:
-        logger.info("No fused kernel for %s: %s", type(module).__name__, error)
-        return False
-    if _distance(own, kernel) > TOLERANCE:
-        logger.info("No fused kernel for %s: it differs", type(module).__name__)
-        return False
-    return True
+    with torch.no_grad():
+        return _agree(
+            f"A kernel for {type(module).__name__}", partial(KERNELS[kind], module), module, states
+        )
 
 
 def _distance(expected: torch.Tensor, found: torch.Tensor) -> float:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmtune.config.model import ModelConfig
+from vlmtune.config.publishing import MAX_DIVERGENCE
 from vlmtune.models.adapter import Adapter, attach_adapter, without_adapter
 from vlmtune.models.base_model import require_unchanged
 from vlmtune.models.merge_record import MergeCheck, MergeRecord, MergeResult
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 # From a GPU, a shard is copied to the host to be written; safetensors before 0.6 copies it anyway.
 SHARD_SIZE = "2GB"
-# The demo's merged model lies 1e-5 nats from base and adapter; the 4-bit base with the same adapter
-# lies 2.5e-3 from them. Deeper models in bf16 are rounded more often.
-MAX_DIVERGENCE = 2e-3
 # A processor's picture limits as they are saved, and not set again from this run's config.
 AS_SAVED = {"min_pixels": None, "max_pixels": None}
 
