@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 AUTO = "auto"
-MOST_ROWS, MOST_ROWS_ON_CPU = 512, 64  # more make no card, and no CPU, faster
+MOST_ROWS, MOST_ROWS_ON_CPU = 1_024, 64  # more make no card, and no CPU, faster
 MEMORY_USED = 0.6  # share of the free memory that the estimate fills
 # Prompts are read in packs of so many tokens, in this share of the free memory: enough to keep a
 # card busy.
-MOST_READ, MEMORY_FOR_READING = 32_768, 0.2
+MOST_READ, MEMORY_FOR_READING = 16_384, 0.2
 LENGTH_STEP = 64  # tokens
 
 

@@ -6,7 +6,7 @@ whose cache or masks are of another kind, a batch goes to `generate` as it is.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,15 +56,18 @@ class Decoder:
             self._graph = StepGraph(self._core)
 
     @torch.no_grad()
-    def answer(self, pieces: Sequence[Any]) -> list[tuple[str, int]]:
+    def answer(self, pieces: Iterable[Any], rows: int, longest: int = 0) -> list[tuple[str, int]]:
         """The text of each answer and the tokens it took.
 
         Args:
-            pieces: the rows of a batch: packs with a static cache, else one padded batch.
+            pieces: the rows of a batch: packs with a static cache, which are read as they come;
+                else one padded batch.
+            rows: in all pieces.
+            longest: tokens that no prompt exceeds. If one does, all pieces are waited for.
         """
         inputs: Any
         if self.static:
-            inputs, loop = self._read(pieces), {"custom_generate": write_ahead}
+            inputs, loop = self._read(pieces, rows, longest), {"custom_generate": write_ahead}
         else:
             (whole,) = pieces
             inputs, loop = whole.to(self.model.device), {}
@@ -80,20 +83,23 @@ class Decoder:
         written = answers != padding if padding is not None else torch.ones_like(answers)
         return written.sum(dim=1).tolist()
 
-    def _read(self, packs: Sequence[PromptPack]) -> dict[str, Any]:
+    def _read(self, packs: Iterable[PromptPack], rows: int, longest: int) -> dict[str, Any]:
         """Read all prompts but their last tokens into the cache.
 
         Returns:
             What `generate` needs to go on from there: a batch that is padded to a fixed length,
             without its pictures.
         """
-        rows = sum(pack.shape[0] for pack in packs)
-        length = fixed_length(max(pack.shape[1] for pack in packs))
+        packs, seen = iter(packs), []
+        length, at = fixed_length(longest), 0
         padded: dict[str, list[torch.Tensor]] = {name: [] for name in BY_TOKEN}
-        at = 0
         for pack in packs:
-            pack = pack.on(self.model.device)
+            seen.append(pack)
             missing = length - pack.shape[1]
+            if missing < 0:  # where each token goes depends on the longest prompt
+                seen += packs
+                return self._read(seen, rows, max(each.shape[1] for each in seen))
+            pack = pack.on(self.model.device)
             read = self._keys_and_values(pack)
             if at == 0:
                 self._prepare_cache(rows, length, read)
@@ -118,14 +124,15 @@ class Decoder:
         return read.past_key_values
 
     def _prepare_cache(self, rows: int, length: int, like: Cache) -> None:
-        """The same cache as before if it has the right size: the captured step is bound to it."""
-        size = (rows, fixed_length(length + self.config.max_new_tokens))
-        if self._cache is not None and size == self._cache_size:
+        """The same cache as before if it holds these rows: the captured step is bound to it."""
+        places = fixed_length(length + self.config.max_new_tokens)
+        held_rows, held_places = self._cache_size
+        if self._cache is not None and rows == held_rows and places <= held_places:
             self._cache.reset()
             return
         self.forget()
         text = self._core.config.get_text_config(decoder=True)
-        self._cache, self._cache_size = StaticCache(config=text, max_cache_len=size[1]), size
+        self._cache, self._cache_size = StaticCache(text, max_cache_len=places), (rows, places)
         shapes = [layer.keys.shape for layer in like.layers]
         self._cache.early_initialization(
             rows,

@@ -100,7 +100,8 @@ def describe_batch(
 ) -> list[str]:
     """Write a description for each row of a batch with the columns `prompt` and `images`."""
     inputs = encode_prompts(processor, batch["prompt"], batch["images"])
-    return [text for text, _ in Decoder(model, processor, options).answer([inputs])]
+    answers = Decoder(model, processor, options).answer([inputs], len(batch["prompt"]))
+    return [text for text, _ in answers]
 
 
 def write_texts(
@@ -148,8 +149,10 @@ def _write_all(
             depth = max(len(batch) for batch in batches)
             encoded = ahead(encoder, pieces, input_workers(model.device), depth)
             for batch in batches:
-                tried = sum(len(piece) for piece in batch)
-                yield _write(decoder, batch, list(islice(encoded, len(batch))))
+                together = [row for piece in batch for row in piece]
+                tried = len(together)
+                longest = max(lengths[row] for row in together)
+                yield _write(decoder, together, islice(encoded, len(batch)), longest)
                 order = order[tried:]
         except torch.OutOfMemoryError:
             fits = False  # what the error holds on to is let go of when this block is left
@@ -194,11 +197,12 @@ class BatchSizes:
         logger.info("%d rows do not fit into memory; going on with %d", rows, self.most)
 
 
-def _write(decoder: Decoder, batch: list[list[int]], pieces: list[Any]) -> list[WrittenText]:
+def _write(
+    decoder: Decoder, rows: list[int], pieces: Iterable[Any], longest: int
+) -> list[WrittenText]:
     start = time.monotonic()
-    answers = decoder.answer(pieces)
+    answers = decoder.answer(pieces, len(rows), longest)
     share = (time.monotonic() - start) / len(answers)
-    rows = [row for piece in batch for row in piece]
     return [
         WrittenText(row, text, tokens, share)
         for row, (text, tokens) in zip(rows, answers, strict=True)
@@ -241,10 +245,13 @@ def ahead(
 ) -> Iterator[R]:
     """The result for each item in turn, while those of the next ones are made in threads.
 
+    Each thread's tensors are computed on one core: several threads with all cores each would take
+    them from the one that has the GPU to keep busy.
+
     Args:
         depth: how many are made ahead, if more than there are threads.
     """
-    pool = ThreadPoolExecutor(threads, "encode-prompts")
+    pool = ThreadPoolExecutor(threads, "encode-prompts", torch.set_num_threads, (1,))
     try:
         waiting: deque[Future[R]] = deque()
         for item in items:
@@ -255,3 +262,4 @@ def ahead(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(torch.get_num_threads())  # what threads that start later have again

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,11 +69,11 @@ def test_rows_before_the_one_that_does_not_fit_are_not_done_again(
     """Whatever happens later, each row is handed out once."""
     answer, calls = Decoder.answer, []
 
-    def fails_once(self: Decoder, pieces: Any) -> Any:
-        calls.append(sum(len(piece["input_ids"]) for piece in pieces))
+    def fails_once(self: Decoder, pieces: Any, together: int, longest: int) -> Any:
+        calls.append(together)
         if len(calls) == 2:
             raise torch.OutOfMemoryError("no memory")
-        return answer(self, pieces)
+        return answer(self, pieces, together, longest)
 
     monkeypatch.setattr(Decoder, "answer", fails_once)
     written = [
@@ -95,11 +96,11 @@ def _limit_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
     """Make larger batches run out of memory; returns the list of what was tried."""
     answer, tried = Decoder.answer, []
 
-    def limited(self: Decoder, pieces: Any) -> Any:
-        tried.append(sum(len(piece["input_ids"]) for piece in pieces))
+    def limited(self: Decoder, pieces: Any, together: int, longest: int) -> Any:
+        tried.append(together)
         if tried[-1] > rows:
             raise torch.OutOfMemoryError("no memory")
-        return answer(self, pieces)
+        return answer(self, pieces, together, longest)
 
     monkeypatch.setattr(Decoder, "answer", limited)
     return tried
@@ -178,6 +179,14 @@ def test_work_ahead_keeps_its_order_and_its_errors() -> None:
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="3"):
         next(results)
+
+
+def test_threads_that_work_ahead_take_a_core_each() -> None:
+    """All others have as many as before."""
+    own = torch.get_num_threads()
+    assert set(ahead(lambda _: torch.get_num_threads(), range(4), threads=2)) == {1}
+    with ThreadPoolExecutor(1) as later:
+        assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == own
 
 
 def test_little_is_worked_ahead() -> None:

@@ -200,8 +200,9 @@ def test_prompts_read_in_pieces_are_answered_alike(
     """In each family: read one by one or in one pack into one cache, then written together, as on
     a GPU but for the graph; with a row without a picture between the others. Some answers end
     earlier than others: all before the longest may, and before the loop looks for the first
-    time."""
+    time. The longest prompt is not known, over-estimated or under-estimated."""
     monkeypatch.setattr(StepGraph, "_step", lambda self, inputs: self._own(**inputs))
+    monkeypatch.setattr("vlmtune.evaluation.decoding.fixed_length", lambda tokens: tokens)
     family = FAMILIES[name]
     model, sizes = family.model(), [(2, 3), None, (4, 4)]
     assert takes_static_cache(model) and takes_packs(model)
@@ -209,17 +210,20 @@ def test_prompts_read_in_pieces_are_answered_alike(
     packs = [pack_prompts(piece) for piece in one_by_one(family, together, sizes)]
     in_one = with_positions(model, family, together)
     options = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 0}
-    (first, _), (second, _), _ = Decoder(model, Numbers(), options).answer([BatchFeature(together)])
+    plain = Decoder(model, Numbers(), options)
+    (first, _), (second, _), _ = plain.answer([BatchFeature(together)], 3)
     ends = [int(first.split()[2]), int(second.split()[5])]
     sampled = {"do_sample": True, "temperature": 3.0}
     for more in ({}, {"eos_token_id": ends}, {"eos_token_id": ends, "min_new_tokens": 9}, sampled):
         torch.manual_seed(0)
-        whole = Decoder(model, Numbers(), options | more).answer([BatchFeature(together)])
+        whole = Decoder(model, Numbers(), options | more).answer([BatchFeature(together)], 3)
         decoder = Decoder(model, Numbers(), options | more, static=True)
-        for each in (packs, [pack_prompts(in_one)]):
+        first_alone = packs[0].shape[1]
+        for each, longest in ((packs, 0), ([pack_prompts(in_one)], 200), (packs, first_alone)):
             torch.manual_seed(0)
             with joint_pictures(model):
-                assert decoder.answer(each) == whole
+                assert decoder.answer(each, 3, longest) == whole
+        assert decoder._cache_size == (3, 200 + 40)  # the largest serves the others
         decoder.close()
     assert "forward" not in model.__dict__
 
