@@ -7,6 +7,7 @@ whose cache or masks are of another kind, a batch goes to `generate` as it is.
 
 import inspect
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,13 +116,12 @@ class Decoder:
         return {**batch, "past_key_values": self._cache}
 
     def _keys_and_values(self, pack: PromptPack) -> Cache:
-        """Of packed prompts; no head is computed for them."""
+        """Of packed prompts; nothing else is computed for them."""
         text = self._core.config.get_text_config(decoder=True)
-        with packed_attention(text, pack.bounds, pack.longest):
-            read = self._core.base_model(
-                **pack.packed, past_key_values=DynamicCache(config=text), use_cache=True
-            )
-        return read.past_key_values
+        read = _KeysAndValues(config=text)
+        with packed_attention(text, pack.bounds, pack.longest), suppress(_AllRead):
+            self._core.base_model(**pack.packed, past_key_values=read, use_cache=True)
+        return read
 
     def _prepare_cache(self, rows: int, length: int, like: Cache) -> None:
         """The same cache as before if it holds these rows: the captured step is bound to it."""
@@ -160,6 +160,19 @@ class Decoder:
         self.forget()
         if self._graph:
             self._graph.remove()
+
+
+class _AllRead(Exception):
+    """The last layer's keys and values are there; what the model would compute of them is not
+    needed."""
+
+
+class _KeysAndValues(DynamicCache):
+    def update(self, key: Any, value: Any, layer: int, *others: Any, **named: Any) -> Any:
+        kept = super().update(key, value, layer, *others, **named)
+        if layer == len(self.layers) - 1:
+            raise _AllRead
+        return kept
 
 
 def capturing_pays(model: Any, options: dict[str, Any]) -> bool:

@@ -228,6 +228,26 @@ def test_prompts_read_in_pieces_are_answered_alike(
     assert "forward" not in model.__dict__
 
 
+def test_reading_ends_with_the_last_keys() -> None:
+    """What the last layer makes of them is not computed, and they are those of a whole forward."""
+    family, ran = FAMILIES["qwen2_vl"], []
+    model = family.model()
+    pack = pack_prompts(with_positions(model, family, prompts(family, [(2, 3)])))
+    for layer in model.get_decoder().layers:
+        layer.mlp.register_forward_hook(lambda mlp, *_: ran.append(mlp))
+    decoder = Decoder(model, Numbers(), {}, static=True)
+    with torch.no_grad():
+        read = decoder._keys_and_values(pack)
+        layers = len(ran)
+        whole = model.base_model(**pack.packed, use_cache=True).past_key_values
+    decoder.close()
+    assert layers == len(read.layers) - 1
+    assert len(ran) == layers + len(whole.layers)
+    for found, expected in zip(read.layers, whole.layers, strict=True):
+        torch.testing.assert_close(found.keys, expected.keys)
+        torch.testing.assert_close(found.values, expected.values)
+
+
 def test_models_that_cannot_be_read_in_packs() -> None:
     """One reads pictures beside the tokens, by attention of another kind; one shows all of a
     picture to each of its tokens."""
