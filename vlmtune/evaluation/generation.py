@@ -4,7 +4,6 @@ Evaluation and `--pipeline describe` both write with this. Pictures of the next 
 and encoded in threads while the model writes; a batch that does not fit into memory is halved.
 """
 
-import copy
 import logging
 import sys
 import threading
@@ -34,6 +33,7 @@ from vlmtune.models.adapter import without_wrapper
 from vlmtune.models.inference import made_ready
 from vlmtune.models.positions import numbering, prompt_positions
 from vlmtune.models.quantized import release_unused_memory
+from vlmtune.models.shared_tokenizer import for_this_thread, with_shared_tokenizer
 from vlmtune.progress import rows_progress
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ def write_texts(
     """
     model.eval()
     with made_ready(model):
-        decoder = Decoder(model, processor, options, static=capturing_pays(model, options))
+        shared, static = with_shared_tokenizer(processor), capturing_pays(model, options)
+        decoder = Decoder(model, shared, options, static)
         try:
             yield from _write_all(decoder, rows, batch_size)
         finally:
@@ -212,8 +213,8 @@ def _write(
 class _Encoder:
     """Decodes the pictures of a batch and encodes it, in any of several threads.
 
-    Each has a processor of its own: a tokenizer is no place for two threads at once, nor for one
-    that encodes while the answers before are decoded.
+    Each has a processor of its own, with the tokenizer that all share with the thread in which
+    answers are decoded.
     """
 
     def __init__(self, decoder: Decoder, rows: "Dataset") -> None:
@@ -227,7 +228,7 @@ class _Encoder:
     def __call__(self, batch: list[int]) -> "BatchFeature | PromptPack":
         if not hasattr(self.own, "processor"):
             with self.lock:
-                self.own.processor = copy.deepcopy(self.processor)
+                self.own.processor = for_this_thread(self.processor)
         columns = self.rows[batch]
         inputs = encode_prompts(self.own.processor, columns["prompt"], columns["images"])
         if self.get_rope_index:
