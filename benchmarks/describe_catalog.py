@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from train_qlora import (  # noqa: E402 - the path is set first
+from seven_b import (  # noqa: E402 - the path is set first
     LORA,
     SIDES,
     build_model,

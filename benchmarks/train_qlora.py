@@ -16,27 +16,33 @@ activations, neither recomputation nor padding, vision tower or head.
 """
 
 import argparse
-import csv
 import gc
 import json
 import logging
 import os
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from seven_b import (  # noqa: E402 - the path is set first
+    LORA,
+    QUANTIZATION,
+    build_model,
+    configuration,
+    decoder_weights,
+    make_catalog,
+    memory,
+)
+
 ROWS_PER_STEP = 32
 SKIPPED = 2  # first steps: kernels are compiled, workers start, memory is reserved
-SIDES = (224, 644)  # pixels of the pictures
-GIB = 1024**3
 
 
 def variants() -> dict[str, dict[str, Any]]:
@@ -111,27 +117,6 @@ def uses_liger(variant: dict[str, Any]) -> bool:
     return bool(variant.get("liger")) or ("packs" in variant and not variant.get("compiled"))
 
 
-def make_catalog(folder: Path, rows: int, sides: Sequence[int] = SIDES) -> None:
-    """Smooth random pictures and texts of the demo's words, as a catalog folder."""
-    import numpy
-    from PIL import Image
-
-    random_numbers, generator = random.Random(0), numpy.random.default_rng(0)
-    with (ROOT / "demo" / "catalog" / "metadata.csv").open() as file:
-        words = " ".join(row["description"] for row in csv.DictReader(file)).split()
-    with (folder / "metadata.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file_name", "Product Name", "Category", "description", "group"])
-        for row in range(rows):
-            size = (random_numbers.randint(*sides), random_numbers.randint(*sides))
-            noise = generator.integers(0, 256, (12, 12, 3), dtype="uint8")
-            picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
-            picture.save(folder / f"{row}.jpg", quality=90)
-            count = random_numbers.randint(40, 200)
-            text = " ".join(random_numbers.choices(words, k=count))
-            table.writerow([f"{row}.jpg", f"Product {row}", "Things", text, f"group {row}"])
-
-
 def read_rows(config: Any, processor: Any) -> Any:
     """The catalog's rows as the product reads them, all of them for training."""
     from datasets import concatenate_datasets
@@ -145,125 +130,9 @@ def read_rows(config: Any, processor: Any) -> Any:
     catalog, ledger = load_catalog(config.data, catalog_version(config.data), sizer=sizer)
     examples = format_examples(catalog, ledger, config.data, config.prompt)
     rows = concatenate_datasets([examples.train, examples.held_out])
-    return with_pictures(rows, catalog), catalog  # the rows are read from the catalog's folder
+    return with_pictures(rows, catalog)
 
 
-def configuration(folder: Path, tiny: bool) -> Any:
-    """The demo's configuration with this catalog and the published recipe's adapter."""
-    from vlmtune.config.loading import load_config
-
-    # The demo's pictures are all of one size; these keep theirs, up to 644 x 644 pixels.
-    pixels = [] if tiny else ["model.max_pixels=414736", "model.min_pixels=3136"]
-    return load_config(
-        ROOT / "configs" / "demo.yaml",
-        [f"data.source={folder}", "data.max_quarantine=0", f"model.id={ROOT}/demo/model", *pixels],
-    )
-
-
-def build_model(processor: Any, tiny: bool) -> Any:
-    """Qwen2-VL-7B's shapes with random weights, quantised on the card."""
-    model = build_unquantised(processor, tiny)
-    quantize_in_place(model.get_decoder())
-    model.is_loaded_in_4bit = True
-    return model
-
-
-def build_unquantised(processor: Any, tiny: bool) -> Any:
-    """The same in bf16, with the same random weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLConfig
-
-    torch.manual_seed(0)
-    tokenizer = processor.tokenizer
-    ids = {
-        f"{name}_token_id": tokenizer.convert_tokens_to_ids(token)
-        for name, token in {
-            "image": "<|image_pad|>",
-            "video": "<|video_pad|>",
-            "vision_start": "<|vision_start|>",
-            "vision_end": "<|vision_end|>",
-        }.items()
-    }
-    if tiny:
-        config = AutoConfig.from_pretrained(ROOT / "demo" / "model")
-    else:
-        config = Qwen2VLConfig(
-            text_config={
-                "vocab_size": 152_064,
-                "hidden_size": 3_584,
-                "intermediate_size": 18_944,
-                "num_hidden_layers": 28,
-                "num_attention_heads": 28,
-                "num_key_value_heads": 4,
-                "max_position_embeddings": 32_768,
-                "rms_norm_eps": 1e-6,
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "rope_theta": 1_000_000.0,
-                    "mrope_section": [16, 24, 24],
-                },
-            },
-            vision_config={
-                "depth": 32,
-                "embed_dim": 1_280,
-                "hidden_size": 3_584,
-                "num_heads": 16,
-                "mlp_ratio": 4,
-                "patch_size": 14,
-                "spatial_merge_size": 2,
-                "temporal_patch_size": 2,
-            },
-            tie_word_embeddings=False,
-            **ids,
-        )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.device(device):
-        model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-    return model.requires_grad_(False)
-
-
-def quantize_in_place(module: Any) -> None:
-    """Replace each linear layer by its NF4 version, one at a time."""
-    import bitsandbytes as bnb
-    import torch
-
-    for name, child in list(module.named_children()):
-        if isinstance(child, torch.nn.Linear):
-            new = bnb.nn.Linear4bit(
-                child.in_features,
-                child.out_features,
-                bias=child.bias is not None,
-                compute_dtype=torch.bfloat16,
-                quant_type="nf4",
-                compress_statistics=True,
-                device="meta",
-            )
-            weight = bnb.nn.Params4bit(
-                child.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
-            )
-            new.weight = weight.to(child.weight.device)
-            if new.weight.quant_state is None:
-                new.weight = weight._quantize(child.weight.device)
-            new.bias = child.bias
-            new.support_avx512bf16_for_cpu = False
-            setattr(module, name, new)
-        else:
-            quantize_in_place(child)
-
-
-LORA = {
-    "r": 8,
-    "lora_alpha": 16,
-    "lora_dropout": 0.05,
-    "bias": "none",
-    "target_modules": ["q_proj", "v_proj"],
-    "task_type": "CAUSAL_LM",
-}
-QUANTIZATION = {
-    "load_in_4bit": True,
-    "bnb_4bit_use_double_quant": True,
-    "llm_int8_skip_modules": ["model.visual", "lm_head"],
-}
 TRAINING = {
     "optim": "adamw_torch_fused",
     "learning_rate": 2e-4,
@@ -288,7 +157,7 @@ def measure_all(options: argparse.Namespace) -> None:
     start = time.monotonic()
     config = configuration(options.catalog, options.tiny)
     processor = load_processor(config.model.id, None, config.model)
-    rows, _catalog = read_rows(config, processor)
+    rows = read_rows(config, processor)
     print(f"{len(rows)} rows of {mean_tokens(rows):.0f} tokens")
     model = build_model(processor, options.tiny)
     weights = decoder_weights(model)
@@ -402,38 +271,14 @@ def train_trl(
 def train_ours(
     model: Any, processor: Any, rows: Any, variant: dict[str, Any], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """The product's own trainer."""
+    """The product's own trainer, or a bare loop on its packs."""
     import torch
 
-    from vlmtune.config.training import PackingConfig
     from vlmtune.models.base_model import BaseModelRef
-    from vlmtune.training.plan import TrainingPlan
     from vlmtune.training.trainer import build_trainer
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    training = {
-        **TRAINING,
-        "per_device_train_batch_size": ROWS_PER_STEP,
-        "gradient_checkpointing": variant["checkpointing"],
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
-        "num_train_epochs": options.epochs,
-        "dataloader_num_workers": workers() if device == "cuda" else 0,
-        "completion_only_loss": True,
-    }
-    if variant.get("compiled"):
-        training["torch_compile"] = True
     with tempfile.TemporaryDirectory() as folder:
-        plan = TrainingPlan(
-            0,
-            LORA,
-            training,
-            device,
-            Path(folder) / "run",
-            packing=PackingConfig(max_tokens=variant["packs"]),
-            features=Path(folder) / "features",
-            quantization=QUANTIZATION,
-            fp8=variant.get("fp8", False),
-        )
+        plan = plan_ours(Path(folder), variant, options.epochs)
         began = time.monotonic()
         base = BaseModelRef(id="random", content_hash="0" * 64)
         trainer = build_trainer(
@@ -444,35 +289,71 @@ def train_ours(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
-        if variant.get("bare"):
-            seconds, peak = bare_loop(trainer, options.epochs)
-            waited, loss = 0.0, None
-        else:
-            times = StepTimes()
-            trainer.add_callback(times)
-            trainer.train()
-            seconds, peak = statistics.mean(times.times[SKIPPED:]), memory()
-            logs = [log for log in trainer.state.log_history if "data_wait" in log]
-            waited = statistics.mean(log["data_wait"] for log in logs[SKIPPED - 1 :])
-            loss = trainer.state.log_history[0].get("loss")
-        planned = trainer.layout.facts.get("planned_memory", {})
+        run = bare_loop(trainer, options.epochs) if variant.get("bare") else own_loop(trainer)
         trainer.layout.close()
         whole = time.monotonic() - began
+    seconds = run.pop("seconds")
+    planned = trainer.layout.facts.get("planned_memory", {})
     return {
         "samples_per_second": round(ROWS_PER_STEP / seconds, 2),
         "tokens_per_second": round(ROWS_PER_STEP * mean_tokens(rows) / seconds),
-        "peak_gib": peak,
         "planned_gib": planned.get("peak_gib"),
         "largest_pack": trainer.layout.largest_pack,
-        "data_wait": round(waited, 4),
         "tower_calls_in_training": trainer.layout.pictures.calls - calls,
         "prepare_seconds": round(prepared, 1),
         "whole_run_samples_per_second": round(len(rows) * options.epochs / whole, 2),
-        "loss": loss,
+        **run,
     }
 
 
-def bare_loop(trainer: Any, epochs: int, losses: list[float] | None = None) -> tuple[float, float]:
+def plan_ours(folder: Path, variant: dict[str, Any], epochs: int) -> Any:
+    """What the product's trainer is told."""
+    import torch
+
+    from vlmtune.config.training import PackingConfig
+    from vlmtune.training.plan import TrainingPlan
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    training = {
+        **TRAINING,
+        "per_device_train_batch_size": ROWS_PER_STEP,
+        "gradient_checkpointing": variant["checkpointing"],
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "num_train_epochs": epochs,
+        "dataloader_num_workers": workers() if device == "cuda" else 0,
+        "completion_only_loss": True,
+    }
+    if variant.get("compiled"):
+        training["torch_compile"] = True
+    return TrainingPlan(
+        0,
+        LORA,
+        training,
+        device,
+        folder / "run",
+        packing=PackingConfig(max_tokens=variant["packs"]),
+        features=folder / "features",
+        quantization=QUANTIZATION,
+        fp8=variant.get("fp8", False),
+    )
+
+
+def own_loop(trainer: Any) -> dict[str, Any]:
+    """Train; seconds of a step, peak, share of the time that was spent waiting for data."""
+    times = StepTimes()
+    trainer.add_callback(times)
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "data_wait" in log]
+    waited = statistics.mean(log["data_wait"] for log in logs[SKIPPED - 1 :])
+    return {
+        "seconds": statistics.mean(times.times[SKIPPED:]),
+        "peak_gib": memory(),
+        "data_wait": round(waited, 4),
+        "loss": trainer.state.log_history[0].get("loss"),
+    }
+
+
+def bare_loop(trainer: Any, epochs: int) -> dict[str, Any]:
     """The same packs and model in a plain loop: everything on the card beforehand."""
     import torch
 
@@ -494,7 +375,6 @@ def bare_loop(trainer: Any, epochs: int, losses: list[float] | None = None) -> t
             began = time.monotonic()
             step = packs[at : at + accumulate]
             targets = sum(int((pack["labels"] != -100).sum()) for pack in step)
-            total = 0.0
             for pack in step:
                 batch = dict(pack)
                 features = batch.pop(FEATURES)
@@ -504,16 +384,13 @@ def bare_loop(trainer: Any, epochs: int, losses: list[float] | None = None) -> t
                     output = model(**batch, use_cache=False, fused_lm_head=True)
                 loss = -output.log_probs.sum() / targets
                 loss.backward()
-                total = total + loss.detach()
             torch.nn.utils.clip_grad_norm_(weights, 0.3)
             optimizer.step()
             optimizer.zero_grad()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             times.append(time.monotonic() - began)
-            if losses is not None:
-                losses.append(float(total))
-    return statistics.mean(times[SKIPPED:]), memory()
+    return {"seconds": statistics.mean(times[SKIPPED:]), "peak_gib": memory()}
 
 
 def take_out_adapter(model: Any) -> None:
@@ -542,24 +419,6 @@ def take_out_adapter(model: Any) -> None:
 def mean_tokens(rows: Any) -> float:
     """Tokens of a row."""
     return statistics.mean(rows.with_format(None)["tokens"])
-
-
-def decoder_weights(model: Any) -> int:
-    """Weights that each token is multiplied with, the head left out."""
-    from bitsandbytes.nn import Linear4bit
-
-    layers = (each for each in model.get_decoder().modules() if isinstance(each, Linear4bit))
-    return sum(layer.in_features * layer.out_features for layer in layers)
-
-
-def memory(peak: bool = True) -> float:
-    """GiB on the card."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return 0.0
-    used = torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
-    return round(used / GIB, 2)
 
 
 def print_table(results: Path) -> None:
