@@ -30,6 +30,14 @@ WORTH_CAPTURING = 16  # new tokens of a row: capturing takes as long as a few st
 OWN_WAY = ("cache_implementation", "use_cache", "disable_compile", "num_beams")  # left as they are
 
 
+class LongerPrompt(Exception):
+    """A prompt has more tokens than was said, and where the others lie depends on it."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(f"a prompt of {tokens} tokens")
+        self.tokens = tokens
+
+
 class Decoder:
     """Writes the answers to encoded prompts.
 
@@ -57,14 +65,17 @@ class Decoder:
             self._graph = StepGraph(self._core)
 
     @torch.no_grad()
-    def answer(self, pieces: Iterable[Any], rows: int, longest: int = 0) -> list[tuple[str, int]]:
+    def answer(self, pieces: Iterable[Any], rows: int, longest: int) -> list[tuple[str, int]]:
         """The text of each answer and the tokens it took.
 
         Args:
             pieces: the rows of a batch: packs with a static cache, which are read as they come;
                 else one padded batch.
             rows: in all pieces.
-            longest: tokens that no prompt exceeds. If one does, all pieces are waited for.
+            longest: tokens that no prompt exceeds.
+
+        Raises:
+            LongerPrompt: with a static cache, a prompt does.
         """
         inputs: Any
         if self.static:
@@ -91,15 +102,12 @@ class Decoder:
             What `generate` needs to go on from there: a batch that is padded to a fixed length,
             without its pictures.
         """
-        packs, seen = iter(packs), []
         length, at = fixed_length(longest), 0
         padded: dict[str, list[torch.Tensor]] = {name: [] for name in BY_TOKEN}
         for pack in packs:
-            seen.append(pack)
             missing = length - pack.shape[1]
-            if missing < 0:  # where each token goes depends on the longest prompt
-                seen += packs
-                return self._read(seen, rows, max(each.shape[1] for each in seen))
+            if missing < 0:
+                raise LongerPrompt(pack.shape[1])
             pack = pack.on(self.model.device)
             read = self._keys_and_values(pack)
             if at == 0:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -27,7 +27,7 @@ from vlmtune.evaluation.batches import (
     rows_that_fit,
     rows_to_read,
 )
-from vlmtune.evaluation.decoding import Decoder, capturing_pays
+from vlmtune.evaluation.decoding import Decoder, LongerPrompt, capturing_pays
 from vlmtune.evaluation.prompt_packs import PromptPack, pack_prompts
 from vlmtune.models.adapter import without_wrapper
 from vlmtune.models.inference import made_ready
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 logger = logging.getLogger(__name__)
+
+MOST_AHEAD = 32  # packs that wait to be read: a few GB, however large the pictures
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -100,8 +102,8 @@ def describe_batch(
 ) -> list[str]:
     """Write a description for each row of a batch with the columns `prompt` and `images`."""
     inputs = encode_prompts(processor, batch["prompt"], batch["images"])
-    answers = Decoder(model, processor, options).answer([inputs], len(batch["prompt"]))
-    return [text for text, _ in answers]
+    rows, longest = inputs["input_ids"].shape
+    return [text for text, _ in Decoder(model, processor, options).answer([inputs], rows, longest)]
 
 
 def write_texts(
@@ -143,20 +145,22 @@ def _write_all(
             list(plan_batches(batch, lengths, sizes.read_together))
             for batch in plan_batches(order, lengths, sizes)
         ]
+        pieces = [piece for batch in batches for piece in batch]
+        depth = min(max(len(batch) for batch in batches), MOST_AHEAD)
+        encoded = ahead(_Encoder(decoder, rows), pieces, input_workers(model.device), depth)
         tried, fits = 0, True
         try:
-            encoder = _Encoder(decoder, rows)
-            pieces = [piece for batch in batches for piece in batch]
-            depth = max(len(batch) for batch in batches)
-            encoded = ahead(encoder, pieces, input_workers(model.device), depth)
             for batch in batches:
                 together = [row for piece in batch for row in piece]
-                tried = len(together)
-                longest = max(lengths[row] for row in together)
+                tried, longest = len(together), max(lengths[row] for row in together)
                 yield _write(decoder, together, islice(encoded, len(batch)), longest)
                 order = order[tried:]
+        except LongerPrompt as longer:
+            lengths = [max(length, longer.tokens) for length in lengths]
         except torch.OutOfMemoryError:
             fits = False  # what the error holds on to is let go of when this block is left
+        finally:
+            encoded.close()
         if not fits:
             decoder.forget()
             release_unused_memory()
@@ -243,7 +247,7 @@ class _Encoder:
 
 def ahead(
     work: Callable[[T], R], items: Iterable[T], threads: int, depth: int | None = None
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """The result for each item in turn, while those of the next ones are made in threads.
 
     Each thread's tensors are computed on one core: several threads with all cores each would take

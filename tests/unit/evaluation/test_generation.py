@@ -132,6 +132,22 @@ def test_a_static_cache_writes_the_same(
     assert caches[0] is caches[1]
 
 
+def test_a_prompt_longer_than_it_was_counted(
+    demo_model: tuple[Any, Any],
+    questions: Any,
+    one_by_one: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was read before it is read again, with room for it."""
+    monkeypatch.setattr(generation, "capturing_pays", lambda *_: True)
+    monkeypatch.setattr(generation, "prompt_lengths", lambda rows: [1] * len(rows))
+    monkeypatch.setattr(generation, "rows_to_read", lambda *_: 2)
+    monkeypatch.setattr("vlmtune.evaluation.decoding.fixed_length", lambda tokens: tokens)
+    monkeypatch.setattr("vlmtune.evaluation.decoding.StepGraph", PlainSteps)
+    texts, _ = describe(*demo_model, questions, OPTIONS, 3, label="demo")
+    assert texts == one_by_one
+
+
 class PlainSteps(StepGraph):
     """Without a GPU nothing can be captured: steps are run as they come."""
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from tests.unit.families import FAMILIES, Family, Size, prompts
-from vlmtune.evaluation.decoding import Decoder, takes_packs
+from vlmtune.evaluation.decoding import Decoder, LongerPrompt, takes_packs
 from vlmtune.evaluation.prompt_packs import pack_prompts
 from vlmtune.models import inference
 from vlmtune.models.attention import VARLEN
@@ -200,7 +200,7 @@ def test_prompts_read_in_pieces_are_answered_alike(
     """In each family: read one by one or in one pack into one cache, then written together, as on
     a GPU but for the graph; with a row without a picture between the others. Some answers end
     earlier than others: all before the longest may, and before the loop looks for the first
-    time. The longest prompt is not known, over-estimated or under-estimated."""
+    time. The longest prompt is over-estimated, known or under-estimated."""
     monkeypatch.setattr(StepGraph, "_step", lambda self, inputs: self._own(**inputs))
     monkeypatch.setattr("vlmtune.evaluation.decoding.fixed_length", lambda tokens: tokens)
     family = FAMILIES[name]
@@ -208,22 +208,23 @@ def test_prompts_read_in_pieces_are_answered_alike(
     assert takes_static_cache(model) and takes_packs(model)
     together = prompts(family, sizes)
     packs = [pack_prompts(piece) for piece in one_by_one(family, together, sizes)]
-    in_one = with_positions(model, family, together)
+    in_one, exact = with_positions(model, family, together), together["input_ids"].shape[1]
     options = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 0}
     plain = Decoder(model, Numbers(), options)
-    (first, _), (second, _), _ = plain.answer([BatchFeature(together)], 3)
+    (first, _), (second, _), _ = plain.answer([BatchFeature(together)], 3, 0)
     ends = [int(first.split()[2]), int(second.split()[5])]
     sampled = {"do_sample": True, "temperature": 3.0}
     for more in ({}, {"eos_token_id": ends}, {"eos_token_id": ends, "min_new_tokens": 9}, sampled):
         torch.manual_seed(0)
-        whole = Decoder(model, Numbers(), options | more).answer([BatchFeature(together)], 3)
+        whole = Decoder(model, Numbers(), options | more).answer([BatchFeature(together)], 3, 0)
         decoder = Decoder(model, Numbers(), options | more, static=True)
-        first_alone = packs[0].shape[1]
-        for each, longest in ((packs, 0), ([pack_prompts(in_one)], 200), (packs, first_alone)):
+        for each, longest in ((packs, 100), ([pack_prompts(in_one)], 200), (packs, exact)):
             torch.manual_seed(0)
             with joint_pictures(model):
                 assert decoder.answer(each, 3, longest) == whole
         assert decoder._cache_size == (3, 200 + 40)  # the largest serves the others
+        with pytest.raises(LongerPrompt, match=f"a prompt of {exact} tokens"):
+            decoder.answer(packs, 3, exact - 1)
         decoder.close()
     assert "forward" not in model.__dict__
 
