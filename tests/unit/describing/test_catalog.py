@@ -24,9 +24,9 @@ def generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows went through the model, batch by batch."""
     answer, batches = Decoder.answer, []
 
-    def counted(self: Decoder, pieces: Any) -> Any:
-        batches.append(sum(len(piece["input_ids"]) for piece in pieces))
-        return answer(self, pieces)
+    def counted(self: Decoder, pieces: Any, together: int, longest: int) -> Any:
+        batches.append(together)
+        return answer(self, pieces, together, longest)
 
     monkeypatch.setattr(Decoder, "answer", counted)
     return batches
