@@ -17,7 +17,7 @@ finetune: $(INSTALLED)
 	$(VENV_PYTHON) run.py --pipeline finetune
 
 test: $(INSTALLED)
-	$(VENV_PYTHON) -m pytest -m "not slow and not gpu"
+	$(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
 
 test-slow: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest -m "slow and not gpu"

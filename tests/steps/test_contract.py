@@ -2,9 +2,12 @@
 
 import importlib
 import inspect
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from zenml.config.source import Source
+from zenml.utils.source_utils import set_custom_source_root
 
 from vlmtune.tracking.code_version import code_version
 
@@ -19,6 +22,14 @@ STEPS = (
     "push_to_hub",
 )
 ALL_STEPS = (*STEPS, "describe_catalog")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_from_run_py(root: Path) -> Iterator[None]:
+    """ZenML looks for sources beside the main module, and a worker of pytest has none."""
+    set_custom_source_root(str(root))
+    yield
+    set_custom_source_root(None)
 
 
 @pytest.mark.parametrize("name", ALL_STEPS)
