@@ -16,8 +16,9 @@ help:
 finetune: $(INSTALLED)
 	$(VENV_PYTHON) run.py --pipeline finetune
 
+# An idle OpenMP thread that spins would take its core from the other process.
 test: $(INSTALLED)
-	$(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
+	OMP_WAIT_POLICY=PASSIVE $(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not gpu"
 
 test-slow: $(INSTALLED)
 	$(VENV_PYTHON) -m pytest -m "slow and not gpu"
