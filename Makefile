@@ -11,7 +11,7 @@ INSTALLED := .venv/installed.lock
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^# make/make/p' Makefile
 
 finetune: $(INSTALLED)
 	$(VENV_PYTHON) run.py --pipeline finetune
