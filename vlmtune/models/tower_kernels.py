@@ -43,8 +43,8 @@ def fused_tower(model: "PreTrainedModel") -> Iterator[None]:
 
 
 def embed_patches(convolution: torch.nn.Conv3d, patches: torch.Tensor) -> torch.Tensor:
-    """A convolution whose kernel covers all of its input is a product of matrices, which cuBLAS
-    computes several times as fast as cuDNN convolves.
+    """A convolution whose kernel covers all of its input is a product of matrices. cuDNN convolves
+    all the same, with a kernel that takes 6 ms for some 50,000 patches on an H200.
 
     Args:
         patches: [patches, channels, frames, height, width].
