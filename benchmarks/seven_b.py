@@ -72,7 +72,7 @@ def build_model(processor: Any, tiny: bool) -> Any:
 def build_unquantised(processor: Any, tiny: bool) -> Any:
     """The same in bf16, with the same random weights."""
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2VLConfig
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
     torch.manual_seed(0)
     tokenizer = processor.tokenizer
@@ -85,42 +85,46 @@ def build_unquantised(processor: Any, tiny: bool) -> Any:
             "vision_end": "<|vision_end|>",
         }.items()
     }
-    if tiny:
-        config = AutoConfig.from_pretrained(ROOT / "demo" / "model")
-    else:
-        config = Qwen2VLConfig(
-            text_config={
-                "vocab_size": 152_064,
-                "hidden_size": 3_584,
-                "intermediate_size": 18_944,
-                "num_hidden_layers": 28,
-                "num_attention_heads": 28,
-                "num_key_value_heads": 4,
-                "max_position_embeddings": 32_768,
-                "rms_norm_eps": 1e-6,
-                "rope_parameters": {
-                    "rope_type": "default",
-                    "rope_theta": 1_000_000.0,
-                    "mrope_section": [16, 24, 24],
-                },
-            },
-            vision_config={
-                "depth": 32,
-                "embed_dim": 1_280,
-                "hidden_size": 3_584,
-                "num_heads": 16,
-                "mlp_ratio": 4,
-                "patch_size": 14,
-                "spatial_merge_size": 2,
-                "temporal_patch_size": 2,
-            },
-            tie_word_embeddings=False,
-            **ids,
-        )
+    config = AutoConfig.from_pretrained(ROOT / "demo" / "model") if tiny else shapes(**ids)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
     return model.requires_grad_(False)
+
+
+def shapes(**tokens: int) -> Any:
+    """Qwen2-VL-7B's config, with the ids of special tokens."""
+    from transformers import Qwen2VLConfig
+
+    return Qwen2VLConfig(
+        text_config={
+            "vocab_size": 152_064,
+            "hidden_size": 3_584,
+            "intermediate_size": 18_944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 32_768,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1_000_000.0,
+                "mrope_section": [16, 24, 24],
+            },
+        },
+        vision_config={
+            "depth": 32,
+            "embed_dim": 1_280,
+            "hidden_size": 3_584,
+            "num_heads": 16,
+            "mlp_ratio": 4,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+        tie_word_embeddings=False,
+        **tokens,
+    )
 
 
 def quantize_in_place(module: Any) -> None:

@@ -21,6 +21,7 @@ from vlmtune.encoding import encode_prompts
 from vlmtune.errors import UserError
 from vlmtune.evaluation.batches import (
     AUTO,
+    MOST_AHEAD,
     input_workers,
     plan_batches,
     prompt_lengths,
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
 
 logger = logging.getLogger(__name__)
-
-MOST_AHEAD = 32  # packs that wait to be read: a few GB, however large the pictures
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -227,12 +226,10 @@ class _Encoder:
         self.get_rope_index = numbering(without_wrapper(model).base_model)
         self.dtype, self.on_gpu = model.dtype, model.device.type == "cuda"
         self.own = threading.local()
-        self.lock = threading.Lock()
 
     def __call__(self, batch: list[int]) -> "BatchFeature | PromptPack":
         if not hasattr(self.own, "processor"):
-            with self.lock:
-                self.own.processor = for_this_thread(self.processor)
+            self.own.processor = for_this_thread(self.processor)
         columns = self.rows[batch]
         inputs = encode_prompts(self.own.processor, columns["prompt"], columns["images"])
         if self.get_rope_index:

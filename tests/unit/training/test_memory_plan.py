@@ -3,41 +3,21 @@
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, Qwen2VLConfig
+from transformers import AutoConfig
 
+from benchmarks.seven_b import QUANTIZATION, shapes
 from tests.unit.conftest import ROOT
 from vlmtune.config.training import CPU_PACK_TOKENS
 from vlmtune.training import memory_plan
 from vlmtune.training.memory_plan import GIB, ModelShape, pick, plan_memory, shape_of
 
-QUANTIZATION = {
-    "load_in_4bit": True,
-    "bnb_4bit_use_double_quant": True,
-    "llm_int8_skip_modules": ["model.visual", "lm_head"],
-}
 LORA = {"r": 8, "lora_dropout": 0.05, "target_modules": ["q_proj", "v_proj"]}
 
 
 @pytest.fixture(scope="module")
 def seven_billion() -> Any:
     """Qwen2-VL-7B's config."""
-    return Qwen2VLConfig(
-        text_config={
-            "vocab_size": 152_064,
-            "hidden_size": 3_584,
-            "intermediate_size": 18_944,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 1e6,
-                "mrope_section": [16, 24, 24],
-            },
-        },
-        vision_config={"depth": 32, "embed_dim": 1_280, "hidden_size": 3_584, "num_heads": 16},
-        tie_word_embeddings=False,
-    )
+    return shapes()
 
 
 @pytest.fixture
