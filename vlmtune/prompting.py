@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 Message = dict[str, str]
+FROM_LEDGER = ("tokens", "group", "shared_with_train")  # columns of each example
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Examples(Artifact):
 
     Both tables have the columns `row` (number of the row in the catalog, where its picture
     is), `row_id`, `tokens` (of prompt, pictures and completion together; 0 if unknown), `prompt`
-    and `completion` (lists of {"role", "content"}). The pictures stay
-    in the catalog's own table: a new template copies no picture.
+    and `completion` (lists of {"role", "content"}), and `group` and `shared_with_train` as in
+    the ledger. The pictures stay in the catalog's own table: a new template copies no picture.
     """
 
     train: "Dataset"
@@ -55,18 +56,18 @@ def format_examples(
     """
     ledger.require_acceptable(data.max_quarantine)
     ledger.require_both_sides(data.held_out.fraction)
-    lines = (ledger.lines[column] for column in (ROW_ID, "side", "tokens"))
-    sides, tokens = {}, {}
-    for row_id, side, count in zip(*lines, strict=True):
-        sides[row_id], tokens[row_id] = side, count
+    lines = {
+        line[ROW_ID]: line for line in ledger.lines.select_columns([ROW_ID, "side", *FROM_LEDGER])
+    }
     scratch = tempfile.TemporaryDirectory(prefix="vlmtune-examples-")
 
     def conversations(side: Side) -> "Dataset":
         rows = enumerate(catalog.texts())
         records = (
-            {"tokens": tokens[row[ROW_ID]], **_conversation(number, row, prompt)}
+            _conversation(number, row, prompt)
+            | {name: lines[row[ROW_ID]][name] for name in FROM_LEDGER}
             for number, row in rows
-            if sides[row[ROW_ID]] == side
+            if lines[row[ROW_ID]]["side"] == side
         )
         return write_rows(Path(scratch.name) / f"{side}.arrow", _conversation_features(), records)
 
@@ -110,9 +111,10 @@ def _messages() -> Any:
 
 
 def _conversation_features() -> "Features":
-    from datasets import Features
+    from datasets import Features, Value
 
-    return Features({**_question_features(), "completion": _messages()})
+    added = {"completion": _messages(), "group": Value("string")}
+    return Features({**_question_features(), **added, "shared_with_train": Value("string")})
 
 
 def _question(number: int, row: dict[str, Any], prompt: PromptConfig) -> dict[str, Any]:

@@ -40,6 +40,7 @@ FLAT_COLUMNS = (
     "group",
     "side",
     "carried",
+    "shared_with_train",
 )
 
 
@@ -117,6 +118,8 @@ class LedgerLine:
         group: key of the group that stays on one side; empty if quarantined.
         side: train or held_out; empty if quarantined.
         carried: whether the side comes from the previous ledger.
+        shared_with_train: what a held-out row has in common with a training row all the same:
+            `description`, `image` or both, separated by a space; else empty.
     """
 
     line: int
@@ -133,6 +136,7 @@ class LedgerLine:
     group: str = ""
     side: str = ""
     carried: bool = False
+    shared_with_train: str = ""
 
     def record(self) -> dict[str, Any]:
         """As a row of the ledger's table."""
@@ -164,6 +168,7 @@ def ledger_features() -> "Features":
             "group": text,
             "side": text,
             "carried": Value("bool"),
+            "shared_with_train": text,
         }
     )
 
