@@ -23,7 +23,7 @@ import sys
 
 from orchestration.arguments import parse
 from orchestration.commands import FAILED
-from vlmtune.environment import hide_traces_of, prepare_environment
+from vlmtune.environment import drop_inherited_variables, hide_traces_of, prepare_environment
 from vlmtune.errors import UserError
 
 INTERRUPTED = 130
@@ -31,8 +31,11 @@ INTERRUPTED = 130
 
 def main(arguments: list[str]) -> int:
     """Run a command or a pipeline; returns the exit code."""
+    ignored = drop_inherited_variables()
     prepare_environment()
     options = parse(arguments)
+    if ignored:
+        print(f"ignored (see docs/operations.md): {', '.join(ignored)}", file=sys.stderr)
     if not options.verbose:
         hide_traces_of(UserError)
     logging.getLogger("vlmtune").setLevel(logging.INFO)

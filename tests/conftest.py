@@ -14,7 +14,10 @@ import yaml
 from PIL import Image
 
 from vlmtune.config.data import DataConfig
+from vlmtune.environment import drop_inherited_variables
 
+drop_inherited_variables()
+SHELL = dict(os.environ)  # before MLflow and the Trainer leave variables of theirs
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = {
     "image": "file_name",
@@ -148,13 +151,13 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def run_python(root: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a Python process in the repository, in an environment that is this one but for
-    `env` (None removes a variable)."""
+    """Run a Python process in the repository, in the environment that the tests were started in
+    but for `env` (None removes a variable)."""
 
     def run(
         *arguments: str, cwd: Path = root, env: dict[str, str | None] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        merged = os.environ | {"PYTHONPATH": str(cwd)} | (env or {})
+        merged = SHELL | {"PYTHONPATH": str(cwd)} | (env or {})
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=cwd,

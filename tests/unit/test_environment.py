@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmtune.environment import TELEMETRY_OFF
+from vlmtune.environment import CREDENTIALS, IGNORED_NAMES, TELEMETRY_OFF
 
 RunPython = Callable[..., "subprocess.CompletedProcess[str]"]
 # What the libraries take for a CI or a test: they would be silent anyway.
@@ -124,3 +124,72 @@ def test_user_settings_are_kept(run_python: RunPython) -> None:
     )
     env = {"TOKENIZERS_PARALLELISM": "true", "HF_HUB_DISABLE_TELEMETRY": "0"}
     assert run_python("-c", code, env=env).stdout.split() == ["true", "1"]
+
+
+LEFT_IN_THE_SHELL = (
+    *IGNORED_NAMES,
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_REGISTRY_URI",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_WORKSPACE",
+    "MLFLOW_ENABLE_ASYNC_LOGGING",
+    "ZENML_STORE_URL",
+    "ZENML_STORE_TYPE",
+    "ZENML_LOCAL_STORES_PATH",
+    "ZENML_REPOSITORY_PATH",
+    "ZENML_ACTIVE_STACK_ID",
+    "ZENML_ACTIVE_PROJECT_ID",
+    "ZENML_SECRETS_STORE_TYPE",
+    "ZENML_PREVENT_CLIENT_SIDE_CACHING",
+    "ZENML_SERVER",
+    "ACCELERATE_MIXED_PRECISION",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
+    "ACCELERATE_USE_FSDP",
+    "FSDP_OFFLOAD_PARAMS",
+    "PARALLELISM_CONFIG_TP_SIZE",
+    "TORCHELASTIC_RUN_ID",
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+)
+KEPT = (
+    *CREDENTIALS,
+    "ZENML_CONFIG_PATH",
+    "VLMTUNE_TELEMETRY",
+    "HF_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "DATABRICKS_TOKEN",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "MLFLOW_LOGGING_LEVEL",
+)
+
+
+def test_what_others_left_in_the_shell_is_ignored(run_python: RunPython) -> None:
+    """And named; credentials, and what belongs to the machine or to vlmtune, stay."""
+    code = (
+        "import json, os\nfrom vlmtune.environment import drop_inherited_variables\n"
+        "print(json.dumps([drop_inherited_variables(), list(os.environ)]))"
+    )
+    done = run_python("-c", code, env=dict.fromkeys((*LEFT_IN_THE_SHELL, *KEPT), "1"))
+    ignored, left = json.loads(done.stdout)
+    assert ignored == sorted(LEFT_IN_THE_SHELL)
+    assert set(KEPT) <= set(left) and not set(left) & set(LEFT_IN_THE_SHELL)
+
+
+def test_help_says_nothing_of_it(run_python: RunPython) -> None:
+    """It is about runs and versions; an unknown option is still one clear error."""
+    done = run_python("run.py", "--help", env={"MLFLOW_RUN_ID": "1"})
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_training_waits_for_no_other_process(run_python: RunPython) -> None:
+    """Two processes that should train together would wait for each other for ever."""
+    code = (
+        "from vlmtune.environment import drop_inherited_variables\ndrop_inherited_variables()\n"
+        "from accelerate import PartialState\nprint(PartialState(cpu=True).num_processes)"
+    )
+    launched = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
+    env = launched | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+    assert run_python("-c", code, env=env).stdout.split() == ["1"]
