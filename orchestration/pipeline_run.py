@@ -17,6 +17,7 @@ from orchestration.inputs import (
     disk_needed,
     resolve_inputs,
 )
+from orchestration.places import find_places
 from orchestration.run_folder import PAGES, fill_run_folder, make_run_folder, write_failure
 from orchestration.stack import ActiveStack, use_stack
 from orchestration.trained_model import TrainedModel
@@ -109,6 +110,7 @@ def run_configured(
         version: number of the registered version that it is about, if there is one.
     """
     require_secrets(config.hub)
+    places = find_places(config)
     start = time.monotonic()
     run_name = f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     folder = make_run_folder(config.output.runs_dir, name, run_name, dump_config(config))
@@ -116,9 +118,9 @@ def run_configured(
         pipeline = configured_pipeline(name, config, run_name, use_cache, made_from, version)
         pipeline(config=config, tracker=stack.tracker, **arguments)
     except BaseException:
-        _keep_what_there_is(folder, run_name, config, time.monotonic() - start)
+        _keep_what_there_is(folder, run_name, config, places, time.monotonic() - start)
         raise
-    return RunOutcome(folder, _fill(folder, run_name, config), stack)
+    return RunOutcome(folder, _fill(folder, run_name, config, places), stack)
 
 
 def require_secrets(hub: HubConfig) -> None:
@@ -175,24 +177,30 @@ def configured_pipeline(
     return pipeline.with_options(**options)
 
 
-def _fill(folder: Path, run_name: str, config: FinetuneConfig) -> dict[str, Any]:
+def _fill(
+    folder: Path, run_name: str, config: FinetuneConfig, places: dict[str, str | None]
+) -> dict[str, Any]:
     from zenml.client import Client
 
     run = Client().get_pipeline_run(run_name, allow_name_prefix_match=False)
-    return fill_run_folder(folder, run, config.hub)
+    return fill_run_folder(folder, run, config.hub, places)
 
 
 def _keep_what_there_is(
-    folder: Path, run_name: str, config: FinetuneConfig, seconds: float
+    folder: Path,
+    run_name: str,
+    config: FinetuneConfig,
+    places: dict[str, str | None],
+    seconds: float,
 ) -> None:
     """Leave a summary of a failed run, without hiding the error that failed it."""
     try:
-        _fill(folder, run_name, config)
+        _fill(folder, run_name, config, places)
         if (folder / PAGES["ledger_page"]).exists():
             logger.warning("What became of each row: %s", folder / PAGES["ledger_page"])
     except Exception:  # ZenML may not know of the run yet
         logger.debug("no record of the failed run", exc_info=True)
-        write_failure(folder, run_name, seconds)
+        write_failure(folder, run_name, seconds, places)
 
 
 def plan(

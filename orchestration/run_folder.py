@@ -37,15 +37,18 @@ def make_run_folder(runs_dir: Path, pipeline: str, run_name: str, config_yaml: s
     return folder
 
 
-def fill_run_folder(folder: Path, run: Any, hub: Any) -> dict[str, Any]:
+def fill_run_folder(
+    folder: Path, run: Any, hub: Any, places: dict[str, str | None]
+) -> dict[str, Any]:
     """Write summary, pages, ledger and what is ready to push; returns the summary.
 
     Args:
         run: ZenML's record of the pipeline run, finished or failed.
         hub: the `hub` section of the config.
+        places: see `orchestration.places`.
     """
     artifacts = run_artifacts(run)
-    summary = _summary(run, artifacts)
+    summary = _summary(run, artifacts) | {"places": places}
     _write_summary(folder, summary)
     for artifact, page in PAGES.items():
         if artifact in artifacts:
@@ -60,7 +63,9 @@ def fill_run_folder(folder: Path, run: Any, hub: Any) -> dict[str, Any]:
     return summary
 
 
-def write_failure(folder: Path, run_name: str, seconds: float) -> None:
+def write_failure(
+    folder: Path, run_name: str, seconds: float, places: dict[str, str | None]
+) -> None:
     """The summary of a run that ended before ZenML knew of it."""
     _write_summary(
         folder,
@@ -76,6 +81,7 @@ def write_failure(folder: Path, run_name: str, seconds: float) -> None:
             "descriptions": None,
             "mlflow_run_id": None,
             "artifacts": {},
+            "places": places,
         },
     )
 

@@ -17,6 +17,17 @@ from tests.pipelines.conftest import SMALL
 ROOT = Path(__file__).resolve().parents[2]
 CATALOGS = ROOT.parent / "shared" / "catalogs"
 FINETUNE = ("--pipeline", "finetune")
+LEFT_IN_THE_SHELL = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "7",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29512",
+    "MLFLOW_EXPERIMENT_NAME": "another",
+    "MLFLOW_REGISTRY_URI": "sqlite:///elsewhere.db",
+    "MLFLOW_RUN_ID": "0123456789abcdef0123456789abcdef",
+    "MLFLOW_TRACKING_URI": "sqlite:///elsewhere.db",
+    "RANK": "0",
+    "WORLD_SIZE": "2",
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +68,18 @@ def test_editing_the_report_evaluates_again_and_trains_nothing(
 def test_touching_one_row_retrains_on_the_same_quantised_base(
     checkout: Any, small: dict[str, Any]
 ) -> None:
-    """A changed description trains again; the base is neither loaded nor quantised again."""
+    """A changed description trains again; the base is neither loaded nor quantised again. What a
+    shell is left with after another project neither stops nor diverts it."""
     path = checkout.folder / "catalog" / "metadata.csv"
     text = path.read_text()
     path.write_text(text.replace("made to be kept", "built to be kept", 1))
-    checkout.run(*FINETUNE, *SMALL, "--set=data.source=catalog")
+    done = checkout.run(*FINETUNE, *SMALL, "--set=data.source=catalog", **LEFT_IN_THE_SHELL)
     path.write_text(text)
+    assert (
+        f"ignored (see docs/operations.md): {', '.join(sorted(LEFT_IN_THE_SHELL))}" in done.stderr
+    )
+    assert checkout.summary()["places"] == small["places"]
+    assert str(checkout.home) in small["places"]["mlflow_registry"]
     assert {"load_dataset", "format_messages", "train_qlora"} <= checkout.executed()
     assert "load_quantized_model" not in checkout.executed()
     assert checkout.summary()["adapter_hash"] != small["adapter_hash"]
