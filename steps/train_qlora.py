@@ -13,6 +13,7 @@ from vlmtune.config.training import ComputeConfig, PackingConfig, VisionCacheCon
 from vlmtune.models.adapter import Adapter
 from vlmtune.models.quantized import QuantizedModel, pick_device
 from vlmtune.prompting import Examples, with_pictures
+from vlmtune.sampling import draw_rows
 from vlmtune.tracking import experiment
 from vlmtune.tracking.code_version import code_version
 
@@ -81,7 +82,7 @@ def train_qlora(
         quantization=quantized_model.quantization,
         fp8=compute.frozen_weights == "fp8",
     )
-    held_out = examples.held_out.select(range(min(HELD_OUT_LOSS_ROWS, len(examples.held_out))))
+    held_out = draw_rows(examples.held_out, HELD_OUT_LOSS_ROWS)
     base_model, processor = quantized_model.load(model)
     adapter = train_adapter(
         base_model,

@@ -15,6 +15,7 @@ from vlmtune.evaluation.results import BASE, CHAMPION, TUNED, EvaluationReport
 from vlmtune.evaluation.scoring import Answers, HeldOut, build_report
 from vlmtune.models.adapter import Adapter, without_adapter
 from vlmtune.prompting import with_pictures
+from vlmtune.sampling import draw_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -77,13 +78,13 @@ class Exam:
 def make_exam(
     held_out: "Dataset", catalog: Catalog, config: EvaluationConfig, generation: dict[str, Any]
 ) -> Exam:
-    """Choose the rows.
+    """Draw the rows over all held-out groups.
 
     Args:
         held_out: `Examples.held_out`.
         generation: options of transformers.GenerationConfig.
     """
-    rows = held_out.select(range(min(config.max_rows, len(held_out))))
+    rows = draw_rows(held_out, config.max_rows)
     partners = other_pictures(rows, catalog, config.picture_rows)
     return Exam(catalog, rows, len(held_out), config, generation, partners)
 

@@ -15,6 +15,7 @@ import torch
 from vlmtune.encoding import IGNORED, CatalogCollator, EncodedRow, encode_prompts, encode_row
 from vlmtune.models.adapter import without_wrapper
 from vlmtune.models.merge_record import MergeCheck
+from vlmtune.sampling import draw_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -51,9 +52,8 @@ class Distance:
 
 
 def pick_rows(rows: "Dataset") -> "Dataset":
-    """A few rows, spread evenly: neighbours in a catalog are often alike."""
-    count = min(CHECKED_ROWS, len(rows))
-    return rows.select([number * len(rows) // count for number in range(count)])
+    """A few rows, drawn over all groups."""
+    return draw_rows(rows, CHECKED_ROWS)
 
 
 def answer_logits(
