@@ -59,10 +59,10 @@ def test_the_demo_learns_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     merged = load_model(str(result.folder), None, config.model, quantization={})
     words = config.evaluation.terms["colour"]
     for model in (tuned, merged):
-        texts, _ = describe(model, quantized.processor, held_out, config.generation, 64, "tuned")
+        written, _ = describe(model, quantized.processor, held_out, config.generation, 64, "tuned")
         right = [
-            next(word for word in words if word in row["completion"][0]["content"]) in text
-            for row, text in zip(examples.held_out, texts, strict=True)
+            next(word for word in words if word in row["completion"][0]["content"]) in each.text
+            for row, each in zip(examples.held_out, written, strict=True)
         ]
         assert sum(right) / len(right) >= 0.9
 

@@ -48,4 +48,4 @@ def test_captured_decoding_writes_the_same(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(generation, "capturing_pays", lambda *_: False)
     plain, _ = generation.describe(model, processor, rows, config.generation, 32, "plain")
     assert len(captured) == 2
-    assert sum(map(str.__eq__, plain, graph)) >= 95
+    assert sum(a.text == b.text for a, b in zip(plain, graph, strict=True)) >= 95

@@ -262,6 +262,7 @@ def test_reports_and_publications_are_json(stored: RoundTrip, tmp_path: Path) ->
     """Read back equal, and readable without this project."""
     prediction = Prediction(
         row_id="a",
+        group="g",
         fields={"name": "Mug"},
         reference="r",
         texts={"base": "b", "tuned": "t"},

@@ -25,6 +25,7 @@ SMALL = (
     "--set=generation.max_new_tokens=8",
     # So little training meets no gate: only an adapter that changes nothing is kept back.
     "--set=evaluation.picture_rows=0",
+    "--set=gate.min_groups=2",
     "--set=gate.floors={}",
     "--set=gate.beat_base=null",
     "--set=gate.beat_champion=null",

@@ -63,6 +63,7 @@ class GateOutcomes(Section):
 
     floor: Outcome = Field("failed", description="a metric below its floor")
     missing: Outcome = Field("failed", description="a metric that could not be measured")
+    groups: Outcome = Field("kept_back", description="not enough held-out groups")
     inert: Outcome = Field("kept_back", description="the adapter changes no description")
     base: Outcome = Field("kept_back", description="not surely better than the base model")
     champion: Outcome = Field("kept_back", description="not surely better than the champion")
@@ -75,6 +76,9 @@ class GateConfig(Section):
     """What is asked of a model before it goes out. Margins are shares of the lead metric's scale
     (0.02 is 0.02 of ROUGE-L, 2 of chrF), held against the lower end of a 95 % interval."""
 
+    min_groups: int = Field(
+        30, ge=2, description="evaluated groups of held-out rows below which no model goes out"
+    )
     floors: dict[Metric, float] = Field(
         {}, description="metric of the tuned model -> its least value, such as rouge_l: 0.5"
     )

@@ -23,8 +23,8 @@ from vlmtune.describing.results import (
     field_column,
     table_schema,
 )
-from vlmtune.evaluation.generation import WrittenText
-from vlmtune.evaluation.rules import Answer, broken_rules
+from vlmtune.evaluation.generation import WrittenText, cut_in_words
+from vlmtune.evaluation.rules import CUT, Answer, broken_rules
 from vlmtune.models.describer import Describer
 from vlmtune.progress import rows_progress
 from vlmtune.prompting import fields_of, format_prompts, with_pictures
@@ -96,6 +96,8 @@ def describe_catalog(
     )
     if missing:
         logger.info("%d rows described, %.1f rows/s", len(missing), record.rows_per_second)
+    if cut := record.flags.get(CUT):
+        logger.warning("%s", cut_in_words(cut, record.rows, plan.generation))
     return Descriptions(table, record)
 
 
@@ -134,6 +136,7 @@ def _write(
                         KEY: keys[written.row],
                         "text": written.text,
                         "tokens": written.tokens,
+                        "cut": written.cut,
                         "seconds": round(written.seconds, 4),
                     }
                     for written in batch
@@ -177,7 +180,9 @@ def _table(
     records = []
     for row, prompt, written in zip(catalog.texts(), prompts, finished, strict=True):
         fields = fields_of(row)
-        answer = Answer(text=written["text"], reference="", fields=fields, prompt=prompt)
+        answer = Answer(
+            text=written["text"], reference="", fields=fields, prompt=prompt, cut=written["cut"]
+        )
         broken = broken_rules(answer, rules)
         records.append(
             {

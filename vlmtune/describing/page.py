@@ -11,6 +11,7 @@ from vlmtune.catalog.contact_sheet import data_uri
 from vlmtune.catalog.ledger import Decision, RowLedger
 from vlmtune.catalog.report.reasons import reason_meaning, reason_mend
 from vlmtune.describing.results import OWN_COLUMNS, Descriptions
+from vlmtune.evaluation.rules import CUT
 from vlmtune.pages import page_environment
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -22,6 +23,7 @@ QUARANTINED_SHOWN = 200
 # Rule of the trade -> what it means when a description breaks it.
 MEANINGS = {
     "empty": "nothing was written",
+    CUT: "cut off before its end",
     "length": "too short or too long",
     "missing_name": "a name is missing",
     "banned_phrase": "a banned phrase",
@@ -86,6 +88,7 @@ def render_descriptions(
             title=ledger.catalog_name,
             run=run,
             record=record,
+            cut=record.flags.get(CUT, 0),
             flags={flag_meaning(flag): rows for flag, rows in record.flags.items()},
             flagged=_cards(flagged, descriptions, catalog),
             others=_cards(order[len(flagged) :], descriptions, catalog),

@@ -77,16 +77,19 @@ class VllmWriter:
         answers = self.llm.generate(requests, self.sampling, use_tqdm=False)
         share = (time.monotonic() - began) / len(requests)
         written = [answer.outputs[0] for answer in answers]
-        return [
-            WrittenText(start + number, each.text.strip(), len(each.token_ids), share)
-            for number, each in enumerate(written)
-        ]
+        return [written_text(start + number, each, share) for number, each in enumerate(written)]
 
     def _request(self, prompt: list[dict[str, str]], images: list[Any]) -> dict[str, Any]:
         """Token ids of the very prompt of training; vLLM expands the pictures' places."""
         text, pictures = write_prompt(self.processor, prompt, images)
         tokens = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return {"prompt_token_ids": tokens, "multi_modal_data": {"image": pictures}}
+
+
+def written_text(row: int, output: Any, seconds: float) -> WrittenText:
+    """From a vllm.CompletionOutput; it finished for `length` where max_tokens was reached."""
+    cut = output.finish_reason == "length"
+    return WrittenText(row, output.text.strip(), len(output.token_ids), cut, seconds)
 
 
 def sampling_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ class Exam:
     """Held-out rows and how models are asked about them.
 
     Attributes:
-        rows: at most `max_rows` of the held-out rows, in the catalog's order.
+        rows: at most `max_rows` of the held-out rows, drawn over all groups; in the catalog's
+            order.
         held_out_rows: how many there are.
         partners: place of a row -> place of the row whose picture it is shown in the picture test.
     """
@@ -53,22 +54,31 @@ class Exam:
         """Let a model describe all rows, and some of them again with other rows' pictures."""
         size = self.config.batch_size
         rows = with_pictures(self.rows, self.catalog)
-        texts, seconds = describe(model, processor, rows, self.generation, size, label=name)
+        written, seconds = describe(model, processor, rows, self.generation, size, label=name)
         together = LOSS_BATCH if size == AUTO else max(1, int(size) // LOSS_SHARE)
         losses = answer_losses(model, processor, rows, together, name)
         swapped: dict[int, str] = {}
         if picture_test and self.partners:
             others = with_pictures(with_other_pictures(self.rows, self.partners), self.catalog)
             label = f"{name} (other pictures)"
-            written, _ = describe(model, processor, others, self.generation, size, label=label)
-            swapped = dict(zip(self.partners, written, strict=True))
-        return Answers(texts=texts, losses=losses, swapped=swapped, seconds=seconds)
+            again, _ = describe(model, processor, others, self.generation, size, label=label)
+            texts = [each.text for each in again]
+            swapped = dict(zip(self.partners, texts, strict=True))
+        return Answers(
+            texts=[each.text for each in written],
+            losses=losses,
+            cut={each.row for each in written if each.cut},
+            swapped=swapped,
+            seconds=seconds,
+        )
 
     @property
     def held_out(self) -> HeldOut:
         """The catalog's own texts of the rows, to score against."""
         return HeldOut(
             records=list(self.catalog.texts().select(self.rows["row"])),
+            groups=list(self.rows["group"]),
+            shared_with_train=list(self.rows["shared_with_train"]),
             prompts=[[part["content"] for part in prompt] for prompt in self.rows["prompt"]],
             rows=self.held_out_rows,
             partners=self.partners,

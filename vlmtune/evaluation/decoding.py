@@ -8,7 +8,7 @@ whose cache or masks are of another kind, a batch goes to `generate` as it is.
 import inspect
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn.functional import pad
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 SDPA = ("sdpa", GROUPED)
 WORTH_CAPTURING = 16  # new tokens of a row: capturing takes as long as a few steps
 OWN_WAY = ("cache_implementation", "use_cache", "disable_compile", "num_beams")  # left as they are
+
+
+class DecodedText(NamedTuple):
+    """An answer, the tokens it took, and whether it was cut: `max_new_tokens` came before any
+    end-of-text token."""
+
+    text: str
+    tokens: int
+    cut: bool
 
 
 class LongerPrompt(Exception):
@@ -56,6 +65,8 @@ class Decoder:
     ) -> None:
         self.model, self.processor, self.static = model, processor, static
         self.config = GenerationConfig(**{**model.generation_config.to_diff_dict(), **options})
+        if self.config.do_sample:  # no token can be sampled from NaN; the loss shows it
+            self.config.remove_invalid_values = True
         self._core: Any = without_wrapper(model)
         self._cache: StaticCache | None = None
         self._cache_size = (0, 0)
@@ -65,8 +76,8 @@ class Decoder:
             self._graph = StepGraph(self._core)
 
     @torch.no_grad()
-    def answer(self, pieces: Iterable[Any], rows: int, longest: int) -> list[tuple[str, int]]:
-        """The text of each answer and the tokens it took.
+    def answer(self, pieces: Iterable[Any], rows: int, longest: int) -> list[DecodedText]:
+        """The answer to each prompt.
 
         Args:
             pieces: the rows of a batch: packs with a static cache, which are read as they come;
@@ -86,14 +97,24 @@ class Decoder:
         tokens = self.model.generate(**inputs, generation_config=self.config, **loop)
         answers = tokens[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(answers, skip_special_tokens=True)
-        return [
-            (text.strip(), count) for text, count in zip(texts, self._counts(answers), strict=True)
-        ]
+        facts = zip(texts, self._counts(answers), self._cut(answers), strict=True)
+        return [DecodedText(text.strip(), count, cut) for text, count, cut in facts]
 
     def _counts(self, answers: torch.Tensor) -> list[int]:
         padding = self.config.pad_token_id
         written = answers != padding if padding is not None else torch.ones_like(answers)
         return written.sum(dim=1).tolist()
+
+    def _cut(self, answers: torch.Tensor) -> list[bool]:
+        """Whether each answer has all the tokens that it may have, and none that ends it."""
+        most = self.config.max_new_tokens
+        if most is None or answers.shape[1] < most:
+            return [False] * len(answers)
+        ends = self.config.eos_token_id
+        stops = torch.tensor([] if ends is None else ends, device=answers.device).reshape(-1)
+        ended = torch.isin(answers, stops.to(answers.dtype)).any(dim=1)
+        whole = torch.tensor(self._counts(answers), device=answers.device) < most
+        return (~(ended | whole)).tolist()
 
     def _read(self, packs: Iterable[PromptPack], rows: int, longest: int) -> dict[str, Any]:
         """Read all prompts but their last tokens into the cache.

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vlmtune.config.evaluation import GateConfig, Outcome
 from vlmtune.errors import GateFailed
-from vlmtune.evaluation.intervals import Interval
+from vlmtune.evaluation.intervals import CONFIDENCE, Interval
 from vlmtune.evaluation.results import BASE, CHAMPION, MERGED, TUNED, EvaluationReport
 
 Verdict = Literal["promoted", "kept_back", "failed"]
@@ -46,6 +46,7 @@ class PromotionDecision(BaseModel):
         verdict: promoted; kept_back, and nothing is published; or failed, and the run fails.
         checks: all that was asked.
         champion: number of the version that it was compared with.
+        note: what should be known of the rows that it rests on; empty as a rule.
         adapter_files: name -> SHA-256 of the adapter's files, as they were judged.
     """
 
@@ -55,6 +56,7 @@ class PromotionDecision(BaseModel):
     verdict: Verdict
     checks: list[GateCheck]
     champion: str | None = None
+    note: str = ""
     adapter_files: dict[str, str] = {}
 
     @property
@@ -67,9 +69,10 @@ class PromotionDecision(BaseModel):
         ]
 
     def describe(self) -> str:
-        """The verdict and its reasons in one line."""
+        """The verdict, its reasons and the note in one line."""
+        said = [*self.reasons, *([self.note] if self.note else [])]
         words = self.verdict.replace("_", " ")
-        return f"{words} ({'; '.join(self.reasons)})" if self.reasons else words
+        return f"{words} ({'; '.join(said)})" if said else words
 
     def of_files(self, adapter_files: dict[str, str]) -> Self:
         """The same decision, bound to the files that it is about."""
@@ -103,13 +106,26 @@ def decide(
     verdict: Verdict = (
         "failed" if "failed" in unmet else "kept_back" if "kept_back" in unmet else "promoted"
     )
-    return PromotionDecision(subject=subject, verdict=verdict, checks=checks, champion=champion)
+    return PromotionDecision(
+        subject=subject, verdict=verdict, checks=checks, champion=champion, note=_note(report)
+    )
+
+
+def _note(report: EvaluationReport) -> str:
+    if not report.shared_rows:
+        return ""
+    return (
+        f"{report.shared_rows} of {report.rows} evaluated rows share a description or an image "
+        "with training rows"
+    )
 
 
 def _checks(report: EvaluationReport, gate: GateConfig, subject: str) -> Iterator[GateCheck]:
+    yield from _not_finite(report, gate, subject)
     yield (changes := _not_inert(report, gate, subject))
     if changes.met is False:
         return  # it is the base model: its scores say nothing of the training
+    yield _enough_groups(report, gate)
     for metric, least in gate.floors.items():
         yield _floor(report, gate, subject, metric, least)
     if gate.beat_base is not None:
@@ -137,6 +153,31 @@ def _not_inert(report: EvaluationReport, gate: GateConfig, subject: str) -> Gate
     told = pairs and all(text is not None for pair in pairs for text in pair)
     changed = sum(ours != theirs for ours, theirs in pairs) if told else None
     return _check(gate, "inert", "other descriptions than the base's", changed, lambda n: n > 0)
+
+
+def _not_finite(report: EvaluationReport, gate: GateConfig, subject: str) -> Iterator[GateCheck]:
+    """Scores of texts are finite even where the model computes nothing but NaN."""
+    metrics = report.metrics.get(subject, {})
+    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if broken:
+        yield GateCheck(
+            name="finite",
+            wanted="finite figures only",
+            found=f"NaN or infinity in {', '.join(broken)}",
+            met=None,
+            otherwise=gate.outcomes.missing,
+        )
+
+
+def _enough_groups(report: EvaluationReport, gate: GateConfig) -> GateCheck:
+    enough = report.groups >= gate.min_groups
+    return GateCheck(
+        name="groups",
+        wanted=f"at least {gate.min_groups} held-out groups",
+        found=f"{report.groups}" if enough else f"{report.groups}: not enough held-out groups",
+        met=enough,
+        otherwise=gate.outcomes.groups,
+    )
 
 
 def _better(
@@ -192,5 +233,8 @@ def _surely_above(margin: float) -> Callable[[Interval], bool]:
 def _in_words(found: Any) -> str:
     if isinstance(found, Interval):
         ends = "unknown" if found.low is None else f"{found.low:+.4f} to {found.high:+.4f}"
-        return f"{found.mean:+.4f} ({ends}) on {found.rows} rows"
+        return (
+            f"{found.mean:+.4f} ({CONFIDENCE:.0%} interval {ends}, decided one-sided by its lower "
+            f"end; {found.groups} groups, {found.rows} rows)"
+        )
     return f"{found:.4f}" if isinstance(found, float) else f"{found} rows"

@@ -54,12 +54,14 @@ class WrittenText:
     Attributes:
         row: its place in the rows given.
         tokens: that were generated.
+        cut: whether it was cut by `max_new_tokens`.
         seconds: the row's share of its batch.
     """
 
     row: int
     text: str
     tokens: int
+    cut: bool
     seconds: float
 
 
@@ -70,7 +72,7 @@ def describe(
     options: dict[str, Any],
     batch_size: int | str,
     label: str,
-) -> tuple[list[str], float]:
+) -> tuple[list[WrittenText], float]:
     """Write a description for each row.
 
     Args:
@@ -83,14 +85,24 @@ def describe(
         The descriptions in the order of the rows, and the seconds it took.
     """
     start = time.monotonic()
-    texts: dict[int, str] = {}
+    found: list[WrittenText] = []
     with rows_progress(f"Describing with the {label} model", len(rows)) as advance:
         for batch in write_texts(model, processor, rows, options, batch_size):
-            texts |= {written.row: written.text for written in batch}
+            found += batch
             advance(len(batch))
     seconds = time.monotonic() - start
     logger.info("%s model: %d rows, %.1f rows/s", label, len(rows), len(rows) / seconds)
-    return [texts[row] for row in range(len(rows))], round(seconds, 2)
+    if cut := sum(each.cut for each in found):
+        logger.warning("%s model: %s", label, cut_in_words(cut, len(rows), options))
+    return sorted(found, key=lambda each: each.row), round(seconds, 2)
+
+
+def cut_in_words(cut: int, rows: int, options: dict[str, Any]) -> str:
+    """How many descriptions are incomplete, and what to do about it."""
+    most = options.get("max_new_tokens")
+    return (
+        f"{cut} of {rows} descriptions were cut at {most} tokens; raise generation.max_new_tokens"
+    )
 
 
 def describe_batch(
@@ -102,7 +114,8 @@ def describe_batch(
     """Write a description for each row of a batch with the columns `prompt` and `images`."""
     inputs = encode_prompts(processor, batch["prompt"], batch["images"])
     rows, longest = inputs["input_ids"].shape
-    return [text for text, _ in Decoder(model, processor, options).answer([inputs], rows, longest)]
+    answers = Decoder(model, processor, options).answer([inputs], rows, longest)
+    return [each.text for each in answers]
 
 
 def write_texts(
@@ -208,8 +221,8 @@ def _write(
     answers = decoder.answer(pieces, len(rows), longest)
     share = (time.monotonic() - start) / len(answers)
     return [
-        WrittenText(row, text, tokens, share)
-        for row, (text, tokens) in zip(rows, answers, strict=True)
+        WrittenText(row, each.text, each.tokens, each.cut, share)
+        for row, each in zip(rows, answers, strict=True)
     ]
 
 

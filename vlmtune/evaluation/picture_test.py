@@ -1,36 +1,37 @@
 """Does a model look at the picture? Rows are described once more with another row's picture."""
 
 import hashlib
-import random
 from typing import TYPE_CHECKING
 
 from vlmtune.catalog.catalog import Catalog
+from vlmtune.sampling import draw_order
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-SEED = 0
 
 
 def other_pictures(rows: "Dataset", catalog: Catalog, count: int) -> dict[int, int]:
     """Place of a row -> place of the row whose picture it is shown instead.
 
     Args:
-        rows: with the column `row`, the row's number in the catalog.
-        count: rows to try, at most; they are drawn from all, always the same.
+        rows: with the columns `row` (the row's number in the catalog), `row_id` and `group`.
+        count: rows to try, at most; they are drawn over all groups, always the same.
 
     Returns:
-        Only rows for which there is another picture; no row lends its picture twice before all
-        have.
+        Only rows for which there is another picture, of a row of another group.
     """
-    numbers = rows.with_format(None)["row"]
-    order = list(range(len(numbers)))
-    random.Random(SEED).shuffle(order)
+    numbers, groups = (rows.with_format(None)[name] for name in ("row", "group"))
+    order = draw_order(rows)
     pictures = [_digest(catalog.pictures(number)) for number in numbers]
     chosen: dict[int, int] = {}
     for at, place in enumerate(order[:count]):
         others = (order[(at + step) % len(order)] for step in range(1, len(order)))
-        partner = next((other for other in others if pictures[other] != pictures[place]), None)
+        different = (
+            other
+            for other in others
+            if groups[other] != groups[place] and pictures[other] != pictures[place]
+        )
+        partner = next(different, None)
         if partner is not None and pictures[place]:
             chosen[place] = partner
     return dict(sorted(chosen.items()))

@@ -8,7 +8,7 @@ from typing import Any
 
 from vlmtune.catalog.contact_sheet import data_uri
 from vlmtune.evaluation.gate import PromotionDecision
-from vlmtune.evaluation.intervals import Interval
+from vlmtune.evaluation.intervals import CONFIDENCE, Interval
 from vlmtune.evaluation.metrics import MetricMeaning, meaning_of
 from vlmtune.evaluation.results import (
     BASE,
@@ -97,6 +97,8 @@ def render_report(
             verdicts=VERDICTS,
             lead=meaning_of(report.lead_metric).label,
             categories_shown=CATEGORIES_SHOWN,
+            confidence=f"{CONFIDENCE:.0%}",
+            one_sided=f"{(1 + CONFIDENCE) / 2:.1%}",
         )
     )
 

@@ -1,12 +1,16 @@
 """What an evaluation found: plain, JSON-serialisable records."""
 
+from statistics import fmean
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from vlmtune.evaluation.intervals import Interval, paired
+from vlmtune.evaluation.rules import CUT
 
 BASE, TUNED, CHAMPION, MERGED = "base", "tuned", "champion", "merged"
+# NaN is no number of JSON: it is written as a text, and read as the number again.
+RECORD = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
 
 class Swapped(BaseModel):
@@ -18,7 +22,7 @@ class Swapped(BaseModel):
         score: of that text against the reference of the row itself, by the lead metric.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = RECORD
 
     row_id: str
     text: str
@@ -30,6 +34,9 @@ class Prediction(BaseModel):
 
     Attributes:
         row_id: the row's id in the catalog.
+        group: key of its group.
+        shared_with_train: what it has in common with a training row: `description`, `image` or
+            both, separated by a space; else empty.
         fields: the row's fields (name, category ...) without picture and description.
         reference: the catalog's own description.
         texts: model name (`base`, `tuned` ...) -> the description it wrote.
@@ -39,9 +46,11 @@ class Prediction(BaseModel):
         swapped: model name -> what it wrote for another row's picture.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = RECORD
 
     row_id: str
+    group: str
+    shared_with_train: str = ""
     fields: dict[str, str]
     reference: str
     texts: dict[str, str]
@@ -50,16 +59,20 @@ class Prediction(BaseModel):
     broken_rules: dict[str, dict[str, str]] = {}
     swapped: dict[str, Swapped] = {}
 
+    def is_cut(self, model: str) -> bool:
+        """Whether the model's description was cut by `max_new_tokens`."""
+        return CUT in self.broken_rules.get(model, {})
+
 
 class CategoryScores(BaseModel):
     """Scores of the rows of one category.
 
     Attributes:
         rows: how many there are.
-        scores: model name -> mean of the lead metric.
+        scores: model name -> mean of the lead metric over the rows.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = RECORD
 
     category: str
     rows: int
@@ -75,8 +88,9 @@ class EvaluationReport(BaseModel):
         lead_metric: the metric of each row that decides: `rouge_l` (0 to 1) or `chrf_row` (0 to
             100).
         metrics: model name -> metric -> value. All metrics lie between 0 and 1 but BLEU and chrF,
-            which their authors define between 0 and 100, and loss and perplexity.
-        intervals: model name -> metric that is a mean over rows -> its confidence interval.
+            which their authors define between 0 and 100, and loss and perplexity. Those that have
+            an interval are means over groups, as it is.
+        intervals: model name -> metric that is a mean of each row's own -> its confidence interval.
         picture_test: model name -> how much better it scores with each row's own picture than
             with another row's; None if it could not be tried.
         categories: scores by category, the largest first.
@@ -84,7 +98,7 @@ class EvaluationReport(BaseModel):
         predictions: one record a row, in the catalog's order.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = RECORD
 
     rows: int
     held_out_rows: int
@@ -102,6 +116,35 @@ class EvaluationReport(BaseModel):
         return 1.0 if self.lead_metric == "rouge_l" else 100.0
 
     @property
+    def groups(self) -> int:
+        """How many groups the described rows belong to."""
+        return len({row.group for row in self.predictions})
+
+    @property
+    def shared_rows(self) -> int:
+        """Described rows that share a description or an image with a training row."""
+        return sum(bool(row.shared_with_train) for row in self.predictions)
+
+    def cut_rows(self, model: str) -> int:
+        """Rows whose description by this model was cut by `max_new_tokens`."""
+        return sum(row.is_cut(model) for row in self.predictions)
+
+    def by_shared(self) -> list[CategoryScores]:
+        """The scores of the rows that share something with training rows, and of the others."""
+        shared = [row for row in self.predictions if row.shared_with_train]
+        others = [row for row in self.predictions if not row.shared_with_train]
+        named = {"shared with training rows": shared, "all other rows": others}
+        return [
+            CategoryScores(
+                category=name,
+                rows=len(rows),
+                scores={model: fmean(row.scores[model] for row in rows) for model in self.models},
+            )
+            for name, rows in named.items()
+            if rows
+        ]
+
+    @property
     def models(self) -> list[str]:
         """Names of the models that were compared."""
         return list(self.metrics)
@@ -111,6 +154,8 @@ class EvaluationReport(BaseModel):
         rows = self.predictions
         columns: dict[str, list[Any]] = {
             "row_id": [row.row_id for row in rows],
+            "group": [row.group for row in rows],
+            "shared_with_train": [row.shared_with_train for row in rows],
             "reference": [row.reference for row in rows],
         }
         for field in dict.fromkeys(field for row in rows for field in row.fields):
@@ -138,4 +183,5 @@ class EvaluationReport(BaseModel):
         scores = [row.scores for row in self.predictions]
         if not scores or not all({one, other} <= row.keys() for row in scores):
             return None
-        return paired([row[one] for row in scores], [row[other] for row in scores])
+        groups = [row.group for row in self.predictions]
+        return paired([row[one] for row in scores], [row[other] for row in scores], groups)

@@ -8,6 +8,7 @@ from vlmtune.catalog.languages import detect_language
 from vlmtune.catalog.texts import ENTITY, HTML
 from vlmtune.config.evaluation import RulesConfig
 
+CUT = "cut"
 CONTROL_TOKENS = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|\[/?INST\]|<(?:bos|eos|pad|unk)>")
 NUMBER = re.compile(r"\d+(?:[.,\u00a0\u202f'’]\d+)*")
 WORD = re.compile(r"\w+|[^\w\s]")
@@ -25,12 +26,14 @@ class Answer:
         reference: the catalog's own description.
         fields: the row's fields, such as name and category.
         prompt: the texts of the row's prompt, system message included.
+        cut: whether the text was cut by `max_new_tokens`.
     """
 
     text: str
     reference: str
     fields: dict[str, str]
     prompt: list[str]
+    cut: bool = False
 
 
 def broken_rules(answer: Answer, rules: RulesConfig) -> dict[str, str]:
@@ -45,6 +48,11 @@ def broken_rules(answer: Answer, rules: RulesConfig) -> dict[str, str]:
 def _empty(answer: Answer, rules: RulesConfig) -> Iterator[str]:
     if not answer.text.strip():
         yield "there is no description"
+
+
+def _cut(answer: Answer, rules: RulesConfig) -> Iterator[str]:
+    if answer.cut:
+        yield "cut off: generation.max_new_tokens came before its end"
 
 
 def _length(answer: Answer, rules: RulesConfig) -> Iterator[str]:
@@ -148,6 +156,7 @@ def _plain(text: str) -> str:
 Check = Callable[[Answer, RulesConfig], Iterator[str]]
 CHECKS: dict[str, Check] = {
     "empty": _empty,
+    CUT: _cut,
     "length": _length,
     "missing_name": _missing_name,
     "banned_phrase": _banned,

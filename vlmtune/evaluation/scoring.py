@@ -16,6 +16,12 @@ from vlmtune.evaluation.results import CategoryScores, EvaluationReport, Predict
 from vlmtune.evaluation.rules import Answer, broken_rules
 
 ROUGE_L, CHRF_ROW, ANSWER_LOSS, PERPLEXITY = "rouge_l", "chrf_row", "answer_loss", "perplexity"
+RANGES = {
+    ROUGE_L: (0.0, 1.0),
+    CHRF_ROW: (0.0, 100.0),
+    ANSWER_LOSS: (0.0, math.inf),
+    VIOLATIONS: (0.0, 1.0),
+}
 CATEGORY = "category"
 UNSPACED_SHARE = 0.3  # of the letters: above it words are mostly not split by spaces
 
@@ -27,12 +33,14 @@ class Answers:
     Attributes:
         texts: one description a row.
         losses: mean loss of each reference's tokens, in nats.
+        cut: places of the rows whose description was cut by `max_new_tokens`.
         swapped: place of a row -> description with another row's picture.
         seconds: to describe all rows.
     """
 
     texts: list[str]
     losses: list[float]
+    cut: set[int] = field(default_factory=set)
     swapped: dict[int, str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -43,12 +51,15 @@ class HeldOut:
 
     Attributes:
         records: the catalog's texts of each row.
+        groups, shared_with_train: of each row, as in `Examples`.
         prompts: texts of each row's prompt.
         rows: held-out rows there are, those that were not asked about included.
         partners: place of a row -> place of the row whose picture it was shown instead.
     """
 
     records: list[dict[str, Any]]
+    groups: list[str]
+    shared_with_train: list[str]
     prompts: list[list[str]]
     rows: int
     partners: dict[int, int] = field(default_factory=dict)
@@ -84,7 +95,9 @@ def build_report(
         metrics={name: each.metrics for name, each in scored.items()},
         intervals={name: each.intervals for name, each in scored.items()},
         picture_test={
-            name: _picture_test(scored[name]) for name, each in answers.items() if each.swapped
+            name: _picture_test(scored[name], held_out.groups)
+            for name, each in answers.items()
+            if each.swapped
         },
         categories=_by_category(held_out, {name: each.lead for name, each in scored.items()}),
         seconds={name: each.seconds for name, each in answers.items()},
@@ -99,6 +112,7 @@ def answers_in(report: EvaluationReport) -> dict[str, Answers]:
         name: Answers(
             texts=[row.texts[name] for row in rows],
             losses=[row.losses[name] for row in rows],
+            cut={place for place, row in enumerate(rows) if row.is_cut(name)},
             swapped={
                 place: row.swapped[name].text
                 for place, row in enumerate(rows)
@@ -135,9 +149,9 @@ def _score_model(
 ) -> _Scored:
     references, fields = held_out.references, held_out.fields
     broken = [
-        broken_rules(Answer(text, reference, known, prompt), config.rules)
-        for text, reference, known, prompt in zip(
-            answers.texts, references, fields, held_out.prompts, strict=True
+        broken_rules(Answer(text, reference, known, prompt, place in answers.cut), config.rules)
+        for place, (text, reference, known, prompt) in enumerate(
+            zip(answers.texts, references, fields, held_out.prompts, strict=True)
         )
     ]
     by_row = {
@@ -146,7 +160,14 @@ def _score_model(
         ANSWER_LOSS: answers.losses,
         VIOLATIONS: [float(bool(problems)) for problems in broken],
     }
-    loss = statistics.fmean(answers.losses)
+    intervals = {
+        metric: found.within(*RANGES[metric])
+        for metric, values in by_row.items()
+        if (found := interval(values, held_out.groups)) is not None
+    }
+    means = {
+        metric: intervals[metric].mean if metric in intervals else math.nan for metric in by_row
+    }
     places = list(answers.swapped)
     swapped = score_by_row(
         lead, [answers.swapped[place] for place in places], [references[place] for place in places]
@@ -154,26 +175,20 @@ def _score_model(
     return _Scored(
         metrics={
             **score(answers.texts, references, fields, config.copied_fields, config.terms),
-            CHRF_ROW: statistics.fmean(by_row[CHRF_ROW]),
-            ANSWER_LOSS: loss,
-            PERPLEXITY: math.exp(min(loss, 700.0)),
-            VIOLATIONS: statistics.fmean(by_row[VIOLATIONS]),
+            **means,
+            PERPLEXITY: math.exp(min(means[ANSWER_LOSS], 700.0)),
         },
-        intervals={
-            metric: found
-            for metric, values in by_row.items()
-            if (found := interval(values)) is not None
-        },
+        intervals=intervals,
         lead=by_row[lead],
         swapped=dict(zip(places, swapped, strict=True)),
         broken=broken,
     )
 
 
-def _picture_test(scored: _Scored) -> Interval | None:
+def _picture_test(scored: _Scored, groups: list[str]) -> Interval | None:
     """How much better a model scores with a row's own picture than with another one."""
     own = [scored.lead[place] for place in scored.swapped]
-    return paired(own, list(scored.swapped.values()))
+    return paired(own, list(scored.swapped.values()), [groups[place] for place in scored.swapped])
 
 
 def _predictions(
@@ -183,6 +198,8 @@ def _predictions(
     return [
         Prediction(
             row_id=record[ROW_ID],
+            group=held_out.groups[place],
+            shared_with_train=held_out.shared_with_train[place],
             fields=fields[place],
             reference=references[place],
             texts={name: each.texts[place] for name, each in answers.items()},

@@ -61,6 +61,7 @@ def render_model_card(facts: CardFacts) -> str:
         max_lora_rank=_max_lora_rank(config),
         new_tokens=_new_tokens(config),
         results=_results(facts),
+        sample=next((each for found in facts.intervals.values() for each in found.values()), None),
         models=[MODEL_NAMES.get(model, model) for model in facts.metrics or {}],
         catalog=facts.catalog_name,
         was_scored=facts.kind == "adapter" or MERGED in (facts.metrics or {}),

@@ -16,7 +16,7 @@ from tests.unit.describing.conftest import Shop
 from vlmtune.catalog.loading import load_catalog
 from vlmtune.config.data import PromptConfig
 from vlmtune.config.evaluation import RulesConfig
-from vlmtune.evaluation.decoding import Decoder
+from vlmtune.evaluation.decoding import DecodedText, Decoder
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_rules_flag_rows_without_a_reference(shop: Shop) -> None:
         ]
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Decoder, "answer", lambda *_: [(next(texts), 1)])
+        patch.setattr(Decoder, "answer", lambda *_: [DecodedText(next(texts), 1, False)])
         settings = shop.plan.settings.model_copy(update={"batch_size": 1})
         found = shop.describe(settings=settings, rules=RulesConfig(named_fields=["name"]))
     flags = {row["name"]: row["flags"] for row in found.table.to_pylist()}

@@ -114,6 +114,9 @@ def test_a_real_shop_is_shown(shop: Shop) -> None:
     found = shop.describe(rules=RulesConfig(max_length=3))
     page = page_of(shop, found)
     assert "8 products described" in page and page.count("too short or too long") == 9
+    assert found.record.flags["cut"] == 8  # 8 tokens are too few for all of them
+    assert "8 descriptions were cut before the end: raise generation.max_new_tokens" in page
+    assert shop.describe().record.flags["cut"] == 8  # as it was written before
 
 
 @pytest.mark.browser

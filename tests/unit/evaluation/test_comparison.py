@@ -1,5 +1,6 @@
 """Base, tuned model and champion on the same rows, with the demo's real models."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,12 +10,13 @@ import torch
 from tests.unit.conftest import Demo
 from vlmtune.config.evaluation import GateConfig
 from vlmtune.config.publishing import MergeConfig
-from vlmtune.evaluation.comparison import Exam, compare, make_exam
+from vlmtune.evaluation.comparison import Exam, compare, make_exam, picture_finder
 from vlmtune.evaluation.gate import decide
 from vlmtune.evaluation.likelihood import answer_losses
 from vlmtune.evaluation.merged import judge_merged, why_not_merged
 from vlmtune.evaluation.picture_test import other_pictures, with_other_pictures
-from vlmtune.evaluation.results import BASE, CHAMPION, MERGED, TUNED
+from vlmtune.evaluation.report import render_report
+from vlmtune.evaluation.results import BASE, CHAMPION, MERGED, TUNED, EvaluationReport
 from vlmtune.models.adapter import Adapter, attach_adapter
 from vlmtune.models.merge_record import MergeCheck, MergeRecord, MergeResult
 from vlmtune.models.merging import merge
@@ -29,7 +31,8 @@ def exam(trained: tuple[Demo, Adapter]) -> Exam:
     demo, _ = trained
     config = demo.config.evaluation.model_copy(update={"max_rows": ROWS, "picture_rows": 4})
     generation = {**demo.config.generation, "max_new_tokens": 12}
-    return make_exam(demo.examples.held_out, demo.catalog, config, generation)
+    first = demo.examples.held_out.select(range(ROWS))  # the adapter changes one of these
+    return make_exam(first, demo.catalog, config, generation)
 
 
 def tuned_model(trained: tuple[Demo, Adapter]) -> tuple[Any, Any]:
@@ -50,7 +53,7 @@ def test_champion_on_the_same_base(trained: tuple[Demo, Adapter], exam: Exam) ->
     assert list(model.peft_config) == ["default"] and model.active_adapter == "default"
     assert report.metrics[TUNED]["answer_loss"] < report.metrics[BASE]["answer_loss"]
     assert set(report.picture_test) == {TUNED}
-    decision = decide(report, GateConfig(floors={}))
+    decision = decide(report, GateConfig(floors={}, min_groups=2))
     unmet = [check.name for check in decision.checks if not check.met]
     assert "champion" in unmet and decision.verdict == "kept_back"
 
@@ -70,7 +73,7 @@ def test_the_merged_model_is_asked_the_same(
     demo, adapter = trained
     model, processor = tuned_model(trained)
     report = compare(exam, model, processor)
-    gate = GateConfig(beat_base=None, picture_margin=None, max_violations=None)
+    gate = GateConfig(min_groups=2, beat_base=None, picture_margin=None, max_violations=None)
     decision = decide(report, gate, champion="7").of_files({"adapter": "hash"})
     assert decision.verdict == "promoted" and why_not_merged(decision, MergeConfig()) == ""
     merged = merge(adapter, demo.config.model, demo.held_out, tmp_path / "merged")
@@ -80,7 +83,26 @@ def test_the_merged_model_is_asked_the_same(
     assert more.metrics[TUNED] == report.metrics[TUNED]
     assert judged.subject == MERGED and judged.champion == "7"
     assert judged.adapter_files == {"adapter": "hash"}
-    assert [check.name for check in judged.checks] == ["inert", "merged"]
+    assert [check.name for check in judged.checks] == ["inert", "groups", "merged"]
+
+
+@pytest.mark.parametrize("sampled", [{}, {"do_sample": True}], ids=["greedy", "sampled"])
+def test_a_model_that_computes_nothing_but_nan(
+    trained: tuple[Demo, Adapter], exam: Exam, sampled: dict[str, Any]
+) -> None:
+    """It still writes something; the gate fails it, and report and page can be written."""
+    model, processor = tuned_model(trained)
+    with torch.no_grad():
+        next(each for name, each in model.named_parameters() if "lora_B" in name).fill_(math.nan)
+    exam = replace(exam, generation=exam.generation | sampled)
+    report = compare(exam, model, processor)
+    assert math.isnan(report.metrics[TUNED]["answer_loss"])
+    assert math.isfinite(report.metrics[BASE]["answer_loss"])
+    decision = decide(report, GateConfig(min_groups=2))
+    assert decision.verdict == "failed" and decision.reasons[0].startswith("finite: ")
+    assert repr(EvaluationReport.model_validate_json(report.model_dump_json())) == repr(report)
+    page = render_report(report, picture_finder(exam.catalog), "NaN", {}, None, decision)
+    assert "The gate fails this model" in page
 
 
 def test_a_merge_that_failed_its_checks(trained: tuple[Demo, Adapter], exam: Exam) -> None:
@@ -122,8 +144,10 @@ def test_other_pictures(trained: tuple[Demo, Adapter]) -> None:
     partners = other_pictures(rows, demo.catalog, 12)
     assert len(partners) == 12 and partners == other_pictures(rows, demo.catalog, 12)
     assert len(set(partners.values())) == 12
-    numbers = rows["row"]
+    numbers, groups = rows["row"], rows["group"]
+    assert len({groups[place] for place in partners}) == 12  # one row of each group
     for place, other in partners.items():
+        assert groups[place] != groups[other]
         own, lent = (demo.catalog.pictures(numbers[at]) for at in (place, other))
         assert own != lent
     swapped = with_other_pictures(rows, partners)
@@ -156,9 +180,11 @@ def test_losses_are_those_of_the_answer_alone(trained: tuple[Demo, Adapter]) -> 
     assert max(alone) - min(alone) > 0.05 * max(alone)
 
 
-def test_rows_are_cut(trained: tuple[Demo, Adapter], exam: Exam) -> None:
-    """And it is known how many there are."""
+def test_rows_are_drawn(trained: tuple[Demo, Adapter], exam: Exam) -> None:
+    """Each of another group; and it is known how many there are."""
     demo, _ = trained
+    exam = make_exam(demo.examples.held_out, demo.catalog, exam.config, exam.generation)
     assert exam.held_out_rows == len(demo.examples.held_out) > ROWS
-    assert len(exam.held_out.records) == ROWS
+    assert len(exam.held_out.records) == ROWS == len(set(exam.held_out.groups))
+    assert [each["row_id"] for each in exam.held_out.records] == exam.rows["row_id"]
     assert replace(exam, partners={}).held_out.partners == {}

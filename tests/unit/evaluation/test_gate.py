@@ -21,7 +21,7 @@ from vlmtune.evaluation.results import (
 
 GATE = GateConfig(floors={"rouge_l": 0.5})
 ROWS = 40
-SEES = Interval(mean=0.3, low=0.2, high=0.4, rows=ROWS)
+SEES = Interval(mean=0.3, low=0.2, high=0.4, groups=ROWS, rows=ROWS)
 
 
 def report(
@@ -30,11 +30,13 @@ def report(
     sees: Interval | None = SEES,
     same_texts: bool = False,
     spread: float = 0.05,
+    rows_each: int = 1,
 ) -> EvaluationReport:
     """Models that score so much in the mean, with some spread from row to row."""
     predictions = [
         Prediction(
             row_id=str(row),
+            group=str(row // rows_each),
             fields={},
             reference="r",
             texts={name: "same" if same_texts else f"{name} {row}" for name in scores},
@@ -73,7 +75,7 @@ def test_a_good_model_is_promoted() -> None:
     decision = judged(report({BASE: 0.3, TUNED: 0.9}))
     assert decision.verdict == "promoted" and decision.reasons == []
     assert {check.name for check in decision.checks} == {
-        *("inert", "floor", "base", "picture", "rules")
+        *("inert", "groups", "floor", "base", "picture", "rules")
     }
     assert decision.describe() == "promoted"
 
@@ -89,12 +91,15 @@ def test_a_good_model_is_promoted() -> None:
         (report({BASE: 0.3, TUNED: 0.9, CHAMPION: 0.95}), "champion", "kept_back"),
         (report({BASE: 0.3, TUNED: 0.9}, violations=0.11), "rules", "kept_back"),
         (
-            report({BASE: 0.3, TUNED: 0.9}, sees=Interval(mean=0.1, low=-0.1, high=0.2, rows=9)),
+            report(
+                {BASE: 0.3, TUNED: 0.9},
+                sees=Interval(mean=0.1, low=-0.1, high=0.2, groups=9, rows=9),
+            ),
             "picture",
             "kept_back",
         ),
         (
-            report({BASE: 0.3, TUNED: 0.9}, sees=Interval(mean=0, low=0, high=0, rows=9)),
+            report({BASE: 0.3, TUNED: 0.9}, sees=Interval(mean=0, low=0, high=0, groups=9, rows=9)),
             "picture",
             "kept_back",
         ),
@@ -134,9 +139,7 @@ def test_an_inert_adapter() -> None:
     ("changes", "name"),
     [
         ({"metrics": {BASE: {}, TUNED: {"violations": 0.0}}}, "floor"),
-        ({"metrics": {BASE: {}, TUNED: {"rouge_l": math.nan, "violations": 0.0}}}, "floor"),
         ({"metrics": {BASE: {}, TUNED: {"rouge_l": 0.9}}}, "rules"),
-        ({"metrics": {BASE: {}, TUNED: {"rouge_l": 0.9, "violations": math.nan}}}, "rules"),
         ({"picture_test": {}}, "picture"),
         ({"picture_test": {TUNED: None}}, "picture"),
     ],
@@ -153,6 +156,46 @@ def test_a_missing_figure_is_never_a_pass(changes: dict[str, Any], name: str) ->
     assert judged(found, lenient).verdict == "kept_back"
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("metric", ["rouge_l", "answer_loss", "violations"])
+def test_what_is_not_finite_fails(metric: str, value: float) -> None:
+    """Whatever metric it is, asked for or not; another model's is no matter."""
+    found = report({BASE: 0.3, TUNED: 0.9})
+    metrics = {name: {**found.metrics[name], metric: value} for name in (BASE, TUNED)}
+    decision = judged(found.model_copy(update={"metrics": metrics}))
+    assert decision.checks[0].name == "finite" and metric in decision.checks[0].found
+    assert decision.verdict == "failed"
+    base_only = {**metrics, TUNED: found.metrics[TUNED]}
+    assert judged(found.model_copy(update={"metrics": base_only})).verdict == "promoted"
+
+
+def test_too_few_groups() -> None:
+    """40 rows of 20 products are 20 products, and as many rows more change nothing."""
+    decision = judged(report({BASE: 0.3, TUNED: 0.9}, rows_each=2))
+    assert unmet(decision) == ["groups"] and decision.verdict == "kept_back"
+    assert "20: not enough held-out groups" in decision.describe()
+    assert judged(report({BASE: 0.3, TUNED: 0.9}, rows_each=1)).verdict == "promoted"
+    fewer = GATE.model_copy(update={"min_groups": 20})
+    assert judged(report({BASE: 0.3, TUNED: 0.9}, rows_each=2), fewer).verdict == "promoted"
+
+
+def test_what_a_difference_rests_on() -> None:
+    """Groups, rows, confidence and side are said."""
+    decision = judged(report({BASE: 0.3, TUNED: 0.9}, rows_each=2))
+    (base,) = (check for check in decision.checks if check.name == "base")
+    assert "95% interval" in base.found and "one-sided" in base.found
+    assert "20 groups, 40 rows" in base.found
+
+
+def test_rows_that_share_something_with_training_are_said() -> None:
+    """In the decision's one line, promoted or not."""
+    found = report({BASE: 0.3, TUNED: 0.9})
+    first, *others = found.predictions
+    leaked = [first.model_copy(update={"shared_with_train": "image"}), *others]
+    said = judged(found.model_copy(update={"predictions": leaked})).describe()
+    assert said.startswith("promoted (1 of 40 evaluated rows share")
+
+
 @pytest.mark.parametrize("changes", [{"predictions": []}, {"metrics": {}}])
 def test_nothing_measured_at_all(changes: dict[str, Any]) -> None:
     """No rows, or no metrics, promote nothing."""
@@ -163,7 +206,7 @@ def test_one_row_is_not_enough() -> None:
     """There is no interval: better on one row may be luck."""
     found = report({BASE: 0.3, TUNED: 0.9})
     alone = found.model_copy(update={"predictions": found.predictions[:1]})
-    assert unmet(judged(alone)) == ["base"]
+    assert unmet(judged(alone, GATE.model_copy(update={"min_groups": 0}))) == ["base"]
 
 
 def test_margins() -> None:
@@ -176,7 +219,7 @@ def test_margins() -> None:
 
 def test_margins_are_shares_of_the_scale() -> None:
     """chrF goes up to 100: two hundredths of it are 2."""
-    found = report({BASE: 30, TUNED: 90}, sees=Interval(mean=2, low=1.9, high=3, rows=9))
+    found = report({BASE: 30, TUNED: 90}, sees=Interval(mean=2, low=1.9, high=3, groups=9, rows=9))
     letters = found.model_copy(update={"lead_metric": "chrf_row"})
     gate = GateConfig(picture_margin=0.02)
     assert unmet(judged(letters, gate)) == ["picture"]
@@ -187,7 +230,7 @@ def test_what_is_not_asked_is_not_checked() -> None:
     """Each check can be switched off, but an inert adapter is always one."""
     off = GateConfig(beat_base=None, beat_champion=None, picture_margin=None, max_violations=None)
     decision = judged(report({BASE: 0.9, TUNED: 0.1}, violations=None, sees=None), off)
-    assert [check.name for check in decision.checks] == ["inert"]
+    assert [check.name for check in decision.checks] == ["inert", "groups"]
     assert decision.verdict == "promoted"
 
 

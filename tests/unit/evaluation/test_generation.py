@@ -30,7 +30,8 @@ def test_texts_do_not_depend_on_the_batch(
     demo_model: tuple[Any, Any], questions: Any, one_by_one: list[str], size: int | str
 ) -> None:
     """In the order of the rows, whatever was described together."""
-    texts, seconds = describe(*demo_model, questions, OPTIONS, size, label="demo")
+    written, seconds = describe(*demo_model, questions, OPTIONS, size, label="demo")
+    texts = [each.text for each in written]
     assert texts == one_by_one
     assert len(set(texts)) > 1 and seconds > 0
 
@@ -45,6 +46,23 @@ def test_longest_rows_come_first(demo_model: tuple[Any, Any], questions: Any) ->
     assert all(written.seconds > 0 for batch in batches for written in batch)
 
 
+@pytest.mark.parametrize("limit", [4, 12, 14, 17, 40])
+def test_a_text_without_its_end_is_cut(
+    demo_model: tuple[Any, Any], questions: Any, limit: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that need more tokens, end-of-text token included, than they may have; one that ends
+    at the limit is whole. How many there are is logged, and what to raise."""
+    whole, _ = describe(*demo_model, questions, OPTIONS | {"max_new_tokens": 64}, 3, label="demo")
+    lengths = [each.tokens for each in whole]
+    assert not any(each.cut for each in whole) and min(lengths) == 12 and max(lengths) == 18
+    caplog.clear()
+    written, _ = describe(*demo_model, questions, OPTIONS | {"max_new_tokens": limit}, 3, "demo")
+    assert [each.cut for each in written] == [length > limit for length in lengths]
+    cut = sum(each.cut for each in written)
+    said = f"{cut} of 7 descriptions were cut at {limit} tokens; raise generation.max_new_tokens"
+    assert (said in caplog.text) == bool(cut)
+
+
 @pytest.mark.parametrize("rows_that_fit", [1, 2, 5])
 def test_a_batch_that_does_not_fit_is_halved(
     demo_model: tuple[Any, Any],
@@ -57,8 +75,8 @@ def test_a_batch_that_does_not_fit_is_halved(
     """It goes on with what fits, and writes the same."""
     tried = _limit_memory(monkeypatch, rows_that_fit)
     with caplog.at_level(logging.INFO):
-        texts, _ = describe(*demo_model, questions, OPTIONS, 7, label="demo")
-    assert texts == one_by_one
+        written, _ = describe(*demo_model, questions, OPTIONS, 7, label="demo")
+    assert [each.text for each in written] == one_by_one
     assert max(tried[-3:]) <= rows_that_fit
     assert "7 rows do not fit into memory; going on with 3" in caplog.text
 
@@ -126,8 +144,8 @@ def test_a_static_cache_writes_the_same(
     monkeypatch.setattr(generation, "rows_to_read", lambda *_: read_together)
     monkeypatch.setattr(Decoder, "_prepare_cache", watched)
     monkeypatch.setattr("vlmtune.evaluation.decoding.StepGraph", PlainSteps)
-    texts, _ = describe(*demo_model, questions, OPTIONS, 3, label="demo")
-    assert texts == one_by_one
+    written, _ = describe(*demo_model, questions, OPTIONS, 3, label="demo")
+    assert [each.text for each in written] == one_by_one
     assert [cache.layers[0].keys.shape[0] for cache in caches] == [3, 3, 1]
     assert caches[0] is caches[1]
 
@@ -144,8 +162,8 @@ def test_a_prompt_longer_than_it_was_counted(
     monkeypatch.setattr(generation, "rows_to_read", lambda *_: 2)
     monkeypatch.setattr("vlmtune.evaluation.decoding.fixed_length", lambda tokens: tokens)
     monkeypatch.setattr("vlmtune.evaluation.decoding.StepGraph", PlainSteps)
-    texts, _ = describe(*demo_model, questions, OPTIONS, 3, label="demo")
-    assert texts == one_by_one
+    written, _ = describe(*demo_model, questions, OPTIONS, 3, label="demo")
+    assert [each.text for each in written] == one_by_one
 
 
 class PlainSteps(StepGraph):

@@ -57,6 +57,7 @@ def prediction(number: int, tuned_score: float = 0.5, **changes: Any) -> Predict
     return Prediction(
         **{
             "row_id": f"row-{number:04d}",
+            "group": f"group {number}",
             "fields": {"name": f"Name {number}"},
             "reference": f"Reference {number}",
             "texts": {BASE: f"Base text {number}", TUNED: f"Tuned text {number}"},
@@ -102,6 +103,41 @@ def test_the_headline_compares_base_and_tuned():
     assert "Catalog demo" in page.text
     bars = [attributes["style"] for attributes in page.all("span") if "style" in attributes]
     assert bars[:2] == ["width:21.0%", "width:87.0%"]
+
+
+def test_groups_and_confidence_are_said():
+    rows = [prediction(1), prediction(2, group="group 1"), prediction(3)]
+    page = Page(render(report_of(rows)))
+
+    assert "They form 2 groups" in page.text
+    assert "two-sided at 95%, of 2 groups with 3 rows" in page.text
+    assert "one-sided, by the lower end (97.5%)" in page.text
+    assert "share something with training" not in page.text and "were cut" not in page.text
+
+
+def test_rows_that_share_something_with_training_stand_apart():
+    rows = [prediction(1), prediction(2, 0.75, shared_with_train="description")]
+    page = Page(render(report_of(rows)))
+
+    assert "1 of the 2 rows share a description or an image" in page.text
+    shared = page.text[page.text.index("Shared with training rows") :]
+    assert shared.split()[:7] == ["Shared", "with", "training", "rows", "1", "0.12", "0.75"]
+
+
+def test_cut_descriptions_are_counted():
+    cut = prediction(1, broken_rules={TUNED: {"cut": "cut off"}})
+    page = Page(render(report_of([cut, prediction(2)])))
+
+    assert "1 of 2 descriptions of the fine-tuned model were cut before their end" in page.text
+    assert "raise generation.max_new_tokens" in page.text
+
+
+def test_figures_that_are_no_numbers_are_shown():
+    rows = [prediction(1, math.nan)]
+    metrics = {BASE: {"rouge_l": 0.2}, TUNED: {"rouge_l": math.nan}}
+    page = Page(render(report_of(rows, metrics=metrics)))
+
+    assert "nan from 0.20" in page.text
 
 
 def test_it_says_when_not_all_held_out_rows_were_described():

@@ -1,12 +1,14 @@
 """From texts to scores, on texts whose scores are plain."""
 
+import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from vlmtune.config.evaluation import EvaluationConfig, RulesConfig
-from vlmtune.evaluation.results import BASE, TUNED
+from vlmtune.evaluation.results import BASE, TUNED, EvaluationReport
 from vlmtune.evaluation.scoring import (
     Answers,
     HeldOut,
@@ -23,6 +25,8 @@ HELD_OUT = HeldOut(
             zip(["Home", "Light", "Home"], REFERENCES, strict=True)
         )
     ],
+    groups=["g0", "g1", "g2"],
+    shared_with_train=["", "image", ""],
     prompts=[["Describe it."]] * 3,
     rows=9,
     partners={0: 2, 2: 1},
@@ -53,7 +57,8 @@ def test_scores_of_all_rows(both: dict[str, Answers]) -> None:
     assert tuned["rouge_l"] == pytest.approx(5 / 6)
     assert (tuned["answer_loss"], tuned["perplexity"]) == (2.0, pytest.approx(math.exp(2)))
     found = report.intervals[TUNED]["rouge_l"]
-    assert found.mean == pytest.approx(5 / 6) and found.low == 0.5 and found.high == 1.0
+    assert found.mean == pytest.approx(5 / 6) and (found.groups, found.rows) == (3, 3)
+    assert found.low is not None and 0 <= found.low < 0.5 and found.high == 1.0
     assert report.predictions[1].reference == REFERENCES[1]
     assert report.predictions[1].losses == {BASE: 2.0, TUNED: 2.0}
     assert report.seconds == {BASE: 1.5, TUNED: 1.5}
@@ -85,6 +90,52 @@ def test_differences_are_paired(both: dict[str, Answers]) -> None:
     gain = report.difference(TUNED, BASE)
     assert gain and gain.mean == pytest.approx(5 / 6)
     assert report.difference(TUNED, "champion") is None
+
+
+def test_a_cut_text_breaks_a_rule(both: dict[str, Answers]) -> None:
+    """Whatever it says; it is counted, and known when the answers are read back."""
+    both[TUNED] = replace(both[TUNED], cut={2})
+    report = build_report(HELD_OUT, both, CONFIG)
+    assert report.metrics[TUNED]["violations"] == pytest.approx(2 / 3)
+    assert "max_new_tokens" in report.predictions[2].broken_rules[TUNED]["cut"]
+    assert (report.cut_rows(BASE), report.cut_rows(TUNED)) == (0, 1)
+    assert answers_in(report) == both
+
+
+def test_a_group_counts_once(both: dict[str, Answers]) -> None:
+    """In the metric as in its interval and in the difference: they cannot contradict."""
+    held_out = replace(HELD_OUT, groups=["g0", "g1", "g1"])
+    report = build_report(held_out, both, CONFIG)
+    expected = pytest.approx((1 + (0.5 + 1) / 2) / 2)
+    assert report.metrics[TUNED]["rouge_l"] == expected
+    found, gain = report.intervals[TUNED]["rouge_l"], report.difference(TUNED, BASE)
+    assert found.mean == expected and (found.groups, found.rows) == (2, 3)
+    assert gain and gain.mean == expected and gain.groups == report.groups == 2
+    assert report.metrics[TUNED]["answer_loss"] == pytest.approx((1 + 2.5) / 2)
+    assert report.metrics[TUNED]["violations"] == pytest.approx(0.25)
+
+
+def test_rows_that_share_something_with_training_stand_apart(both: dict[str, Answers]) -> None:
+    """With their own scores; without such rows there is nothing to compare."""
+    report = build_report(HELD_OUT, both, CONFIG)
+    shared, others = report.by_shared()
+    assert report.shared_rows == 1 == shared.rows and others.rows == 2
+    assert shared.scores[TUNED] == pytest.approx(0.5) and others.scores[TUNED] == 1.0
+    clean = build_report(replace(HELD_OUT, shared_with_train=[""] * 3), both, CONFIG)
+    assert clean.shared_rows == 0 and [each.rows for each in clean.by_shared()] == [3]
+
+
+def test_a_loss_that_is_not_a_number(both: dict[str, Answers]) -> None:
+    """Is missing from the intervals, and read back as what it was."""
+    both[TUNED] = answers(both[TUNED].texts, losses=[1.0, math.nan, math.inf])
+    report = build_report(HELD_OUT, both, CONFIG)
+    assert math.isnan(report.metrics[TUNED]["answer_loss"])
+    assert math.isnan(report.metrics[TUNED]["perplexity"])
+    assert "answer_loss" not in report.intervals[TUNED]
+    text = report.model_dump_json()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    back = EvaluationReport.model_validate_json(text)
+    assert repr(back) == repr(report)
 
 
 def test_scores_by_category(both: dict[str, Answers]) -> None:

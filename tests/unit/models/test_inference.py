@@ -211,7 +211,7 @@ def test_prompts_read_in_pieces_are_answered_alike(
     in_one, exact = with_positions(model, family, together), together["input_ids"].shape[1]
     options = {"max_new_tokens": 40, "do_sample": False, "pad_token_id": 0}
     plain = Decoder(model, Numbers(), options)
-    (first, _), (second, _), _ = plain.answer([BatchFeature(together)], 3, 0)
+    first, second, _ = (each.text for each in plain.answer([BatchFeature(together)], 3, 0))
     ends = [int(first.split()[2]), int(second.split()[5])]
     sampled = {"do_sample": True, "temperature": 3.0}
     for more in ({}, {"eos_token_id": ends}, {"eos_token_id": ends, "min_new_tokens": 9}, sampled):

@@ -142,13 +142,14 @@ def test_a_merged_model_that_was_scored_has_a_column():
 
 
 def test_intervals_stand_behind_the_figures():
-    known = Interval(mean=0.87, low=0.81, high=0.92, rows=58)
-    too_few = Interval(mean=0.966, low=None, high=None, rows=1)
+    known = Interval(mean=0.87, low=0.81, high=0.92, groups=29, rows=58)
+    too_few = Interval(mean=0.966, low=None, high=None, groups=1, rows=1)
     card = render_model_card(facts(intervals={"tuned": {"rouge_l": known, "copied_name": too_few}}))
 
     assert "| Shop's wording (ROUGE-L) | 0.21 | 0.87 (0.81 to 0.92) |" in card
     assert "| Name copied | 1.7% | 96.6% |" in card
-    assert "95 % confidence interval" in card
+    assert "two-sided 95 % confidence interval over 29 groups (58 rows)" in card
+    assert "one-sided" in card
     assert "confidence interval" not in render_model_card(facts())
 
 

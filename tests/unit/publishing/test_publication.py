@@ -283,7 +283,7 @@ def test_facts_reach_card_and_receipt(
         rows=3,
         held_out_rows=3,
         metrics=metrics,
-        intervals={"tuned": {"rouge_l": Interval(mean=0.9, low=0.8, high=0.95, rows=3)}},
+        intervals={"tuned": {"rouge_l": Interval(mean=0.9, low=0.8, high=0.95, groups=3, rows=3)}},
         seconds={},
         predictions=[],
     )
