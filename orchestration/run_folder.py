@@ -5,6 +5,7 @@ elsewhere, or came from the cache.
 """
 
 import json
+import math
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,7 +49,7 @@ def fill_run_folder(
         places: see `orchestration.places`.
     """
     artifacts = run_artifacts(run)
-    summary = _summary(run, artifacts) | {"places": places}
+    summary = _finite(_summary(run, artifacts) | {"places": places})
     _write_summary(folder, summary)
     for artifact, page in PAGES.items():
         if artifact in artifacts:
@@ -193,9 +194,18 @@ def _seconds(record: Any) -> float | None:
 
 
 def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with replaced(folder / SUMMARY) as scratch:  # whoever watches never reads half of it
         scratch.write_text(text, encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for NaN and infinity, which are no JSON."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _lay_out_ledger(folder: Path, ledger: Any) -> None:
