@@ -16,6 +16,8 @@ def print_outcome(outcome: RunOutcome) -> None:
     if summary["catalog"]:
         is_split = summary["descriptions"] is None
         console.print(rows_in_words(summary["catalog"], is_split), highlight=False)
+    for key, problem in summary["warnings"].items():
+        console.print(f"Warning: {key}: {problem}", highlight=False, soft_wrap=True, markup=False)
     if summary["descriptions"]:
         words = descriptions_in_words(summary["descriptions"])
         console.print(words, highlight=False, soft_wrap=True)

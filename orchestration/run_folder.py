@@ -76,6 +76,7 @@ def write_failure(
             "seconds": round(seconds, 1),
             "steps": {},
             "catalog": None,
+            "warnings": {},
             "metrics": {},
             "gate": None,
             "publication": None,
@@ -114,6 +115,7 @@ def _summary(run: Any, artifacts: dict[str, Any]) -> dict[str, Any]:
             for name, step in run.steps.items()
         },
         "catalog": _catalog_facts(artifacts),
+        "warnings": artifacts["warnings"].load() if "warnings" in artifacts else {},
         "metrics": evaluation.metrics if evaluation else {},
         "gate": _gate_facts(_newest(artifacts, "merged_decision", "decision")),
         "publication": _publication_facts(artifacts),

@@ -27,7 +27,16 @@ def checked_rows(
         The outputs catalog, ledger and examples.
     """
     catalog, ledger = read_rows(config, catalog_version, previous, base)
-    report_catalog.with_options(**tracked)(catalog, ledger, config.data)
+    report_catalog.with_options(**tracked)(
+        catalog,
+        ledger,
+        config.data,
+        config.model,
+        base,
+        config.gate.min_groups,
+        config.evaluation.max_rows,
+        config.generation.get("max_new_tokens"),
+    )
     examples = format_messages(
         catalog, ledger, config.data, config.prompt, after=["report_catalog"]
     )

@@ -131,6 +131,9 @@ def test_check_of_a_catalog_with_a_broken_row(checkout: Any) -> None:
         )
     done = checkout.run(*CHECK, "--set=data.source=small", "--set=data.max_quarantine=0.1")
     assert "40 rows read: 38 kept, 0 repaired, 2 quarantined" in done.stdout
+    assert "Warning: gate.min_groups: the catalog has" in done.stdout
+    assert "its 38 groups are too few" in done.stdout
+    assert list(summary_of(checkout)["warnings"]) == ["gate.min_groups"]
     steps = summary_of(checkout)["steps"]
     assert set(steps) == {"load_dataset", "report_catalog", "format_messages"}
     codes = {int(line["line"]): line["codes"] for line in ledger_of(checkout)}

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -35,6 +35,7 @@ def render_data_report(
     data: DataConfig,
     changes: CatalogChanges | None,
     title: str,
+    warnings: Mapping[str, str] | None = None,
 ) -> str:
     """Write the state of a catalog as one self-contained HTML page.
 
@@ -44,6 +45,7 @@ def render_data_report(
         data: what the fields mean and what is asked of them.
         changes: against the previous catalog; None for a first one.
         title: the page's heading.
+        warnings: config key -> what would keep a model back.
 
     Returns:
         HTML in which every text of the catalog is escaped; about 120 pictures at most.
@@ -55,6 +57,7 @@ def render_data_report(
         title=title,
         facts=_facts(catalog, ledger),
         state=_state(ledger, data),
+        warnings=warnings or {},
         reasons=_reasons(ledger),
         quarantined=rows.cards(_first_quarantined(ledger)),
         category=category,
