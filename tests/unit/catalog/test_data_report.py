@@ -153,6 +153,14 @@ def table_rows(html: str) -> list[str]:
     return [Page(row).text for row in re.findall(r"<tr>.*?</tr>", html, re.DOTALL)]
 
 
+def test_warnings_stand_on_top() -> None:
+    """What would keep a model back, before anything is trained."""
+    shop = shop_of(MIXED)
+    page = Page(render_data_report(*shop, DATA, None, "Autumn", {"gate.min_groups": "few <b>"}))
+    assert "gate.min_groups: few <b>" in page.text
+    assert "gate.min_groups" not in Page(report(shop)).text
+
+
 def test_counts_agree_with_the_ledger() -> None:
     """The tiles say what the ledger says, and sum up."""
     shop = shop_of(MIXED)
