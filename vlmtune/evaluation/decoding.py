@@ -106,15 +106,14 @@ class Decoder:
         return written.sum(dim=1).tolist()
 
     def _cut(self, answers: torch.Tensor) -> list[bool]:
-        """Whether each answer has all the tokens that it may have, and none that ends it."""
-        most = self.config.max_new_tokens
-        if most is None or answers.shape[1] < most:
-            return [False] * len(answers)
-        ends = self.config.eos_token_id
+        """Whether each answer was still being written when generation stopped: it holds no token
+        that ends it, and no padding after it."""
+        ends, padding = self.config.eos_token_id, self.config.pad_token_id
         stops = torch.tensor([] if ends is None else ends, device=answers.device).reshape(-1)
         ended = torch.isin(answers, stops.to(answers.dtype)).any(dim=1)
-        whole = torch.tensor(self._counts(answers), device=answers.device) < most
-        return (~(ended | whole)).tolist()
+        if padding is not None:
+            ended = ended | (answers[:, -1] == padding)
+        return (~ended).tolist()
 
     def _read(self, packs: Iterable[PromptPack], rows: int, longest: int) -> dict[str, Any]:
         """Read all prompts but their last tokens into the cache.
