@@ -1,13 +1,14 @@
 """Stores a row ledger: its lines as an Arrow table, the quarantine as the folder that it is."""
 
 import json
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 from zenml.enums import ArtifactType
 
 from materializers.folders import RECORD, FolderMaterializer, copy_folder
 from vlmtune.catalog.catalog import hash_rows
-from vlmtune.catalog.ledger import RowLedger
+from vlmtune.catalog.ledger import RowLedger, SharedValue
 
 RECORDED = (
     "catalog_name",
@@ -32,6 +33,7 @@ class RowLedgerMaterializer(FolderMaterializer):
             data.lines.save_to_disk(str(folder / "lines"))
             copy_folder(data.quarantine, folder / "quarantine")
             record = {name: getattr(data, name) for name in RECORDED}
+            record["shared"] = [asdict(value) for value in data.shared]
             (folder / RECORD).write_text(json.dumps(record))
 
     def load(self, data_type: type[RowLedger]) -> RowLedger:
@@ -41,6 +43,7 @@ class RowLedgerMaterializer(FolderMaterializer):
         folder = self.folder_to_read()
         record = json.loads((folder / RECORD).read_text())
         lines = load_from_disk(str(folder / "lines"))
+        record["shared"] = [SharedValue(**value) for value in record.get("shared", [])]
         return RowLedger(lines=lines, quarantine=folder / "quarantine", **record)
 
     def compute_content_hash(self, data: RowLedger) -> str:

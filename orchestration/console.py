@@ -45,8 +45,13 @@ def rows_in_words(catalog: dict[str, Any], is_split: bool = True) -> str:
     sides = f"; {counts['train']} to train on, {counts['held_out']} held out" if is_split else ""
     lines = [
         f"{counts['rows_read']} rows read: {counts['kept']} kept, {counts['repaired']} repaired, "
-        f"{counts['quarantined']} quarantined{sides}"
+        f"{counts['quarantined']} quarantined, {counts['duplicate']} duplicate{sides}"
     ]
+    if is_split:
+        lines.append(
+            f"  of the held-out rows {counts['held_out_sharing_description']} share a description "
+            f"and {counts['held_out_sharing_image']} an image with rows to train on"
+        )
     lines += [f"  {rows:>6} {code}" for code, rows in catalog["reasons"].items()]
     return "\n".join(lines)
 

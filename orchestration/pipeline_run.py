@@ -216,12 +216,13 @@ def plan(
 def _reading_steps(config: FinetuneConfig, inputs: ResolvedInputs) -> list[tuple[str, str]]:
     data = config.data
     sources = ", ".join(source.source for source in data.all_sources)
+    by = ", ".join(data.held_out.fields) or "row"
     return [
         ("load_dataset", f"{sources} ({inputs.catalog_version[:19]})"),
         ("report_catalog", "data report, ledger page, and what changed"),
         (
             "format_messages",
-            f"hold out {data.held_out.fraction:.0%} by {data.held_out.by or 'row'}; stop above "
+            f"hold out {data.held_out.fraction:.0%} by {by}; stop above "
             f"{data.max_quarantine:.0%} in quarantine",
         ),
     ]

@@ -43,7 +43,8 @@ def load_dataset(
 
     Args:
         data: where the catalog is, what its columns mean and what is asked of its rows.
-        prompt, model, base: by which a row's tokens are counted; no weights are loaded.
+        prompt, model, base: by which a row's tokens are counted, and rows of the same content
+            found; no weights are loaded.
         version: digest of the folder or commit on the Hub; a changed catalog is a changed
             parameter, and so read again. None in a scheduled run, which takes the catalog, and
             the previous ledger, as they are when the time comes.
@@ -56,6 +57,11 @@ def load_dataset(
     processor = load_processor(base.id, base.commit, model)
     sizer = RowSizer(processor, prompt, data.max_tokens)
     catalog, ledger = load_catalog(
-        data, known, sizer, run_context().work_dir / "catalog", load_previous(previous)
+        data,
+        known,
+        sizer,
+        run_context().work_dir / "catalog",
+        load_previous(previous),
+        prompt.fields,
     )
     return catalog, replace(ledger, inputs=inputs)

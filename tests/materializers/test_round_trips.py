@@ -25,7 +25,7 @@ from materializers.promotion_decision import PromotionDecisionMaterializer
 from materializers.publication import PublicationMaterializer
 from materializers.quantized_model import QuantizedModelMaterializer
 from vlmtune.catalog.catalog import Catalog
-from vlmtune.catalog.ledger import RowLedger
+from vlmtune.catalog.ledger import RowLedger, SharedValue
 from vlmtune.config.data import DataConfig, HeldOutConfig, PromptConfig
 from vlmtune.config.loading import load_config
 from vlmtune.describing.results import DescribingRecord, Descriptions, table_schema
@@ -83,11 +83,12 @@ def test_ledger_keeps_its_lines_and_the_quarantine(
     ledger: RowLedger, stored: RoundTrip, tmp_path: Path
 ) -> None:
     """What was counted comes back as well, and tells a later run what to carry on from."""
-    given = replace(ledger, previous="an id", inputs="a fingerprint")
+    shared = [SharedValue("image", "logo.png", "1" * 16, 40, 12, 3, ties=False)]
+    given = replace(ledger, previous="an id", inputs="a fingerprint", shared=shared)
     back = stored(RowLedgerMaterializer, given)
     assert list(back.lines) == list(given.lines)
     assert back.counts == given.counts
-    names = ("catalog_name", "catalog_version", "previous", "inputs")
+    names = ("catalog_name", "catalog_version", "previous", "inputs", "shared")
     assert [getattr(back, name) for name in names] == [getattr(given, name) for name in names]
     assert (back.pictures_decoded, back.pictures_known) == (7, 0)
     (row,) = (back.quarantine / "metadata.jsonl").read_text().splitlines()

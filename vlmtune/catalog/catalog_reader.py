@@ -1,11 +1,11 @@
 """A catalog and its ledger, read column by column with little of them in memory."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlmtune.catalog.catalog import Catalog
+from vlmtune.catalog.catalog import ROW_ID, Catalog
 from vlmtune.catalog.ledger import Decision, RowLedger
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class CatalogReader:
     def lines(self, *columns: str) -> Iterator[tuple[Any, ...]]:
         """Columns of the ledger, of the rows that are in the catalog."""
         for decision, *values in read_columns(self.ledger.lines, "decision", *columns):
-            if decision != Decision.QUARANTINED:
+            if Decision(decision).in_catalog:
                 yield tuple(values)
 
     def texts(self, column: str) -> Iterator[str]:
@@ -55,3 +55,15 @@ def read_columns(rows: "Dataset", *columns: str) -> Iterator[tuple[Any, ...]]:
 def product_of(text: str | None) -> str:
     """A value of `held_out.by` as it is compared: in any case and spacing."""
     return " ".join((text or "").casefold().split())
+
+
+def first_text(texts: Iterable[str | None]) -> str:
+    """Of the values of the fields of `held_out.by` the first that is not empty."""
+    return next((text for text in texts if text and text.strip()), "")
+
+
+def read_products(rows: "Dataset", fields: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Row id and product, as the catalog has it, of each row; `fields` are those of
+    `held_out.by` that the catalog has."""
+    for row_id, *texts in read_columns(rows, ROW_ID, *fields):
+        yield row_id, first_text(texts)

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmtune.artifact import Artifact
 from vlmtune.catalog.catalog import ROW_ID, Catalog
-from vlmtune.catalog.catalog_reader import CatalogReader, product_of, read_columns
+from vlmtune.catalog.catalog_reader import CatalogReader, product_of, read_columns, read_products
 from vlmtune.catalog.drift import Drift, compare_properties
 from vlmtune.catalog.ledger import Decision, RowLedger
 from vlmtune.config.data import PICTURE, DataConfig
@@ -44,6 +44,7 @@ class RowChanges:
         added, edited: row ids in the new catalog.
         removed: row ids in the old catalog.
         now_quarantined: how many of `removed` are still in the source, but in quarantine.
+        now_duplicate: how many of `removed` are still in the source, as exact copies.
         edited_fields: field -> number of edited rows in which it differs.
         examples: the first edited rows.
         added_labels, removed_labels: labels of the first of these rows.
@@ -54,6 +55,7 @@ class RowChanges:
     removed: list[str]
     edited: list[str]
     now_quarantined: int
+    now_duplicate: int
     edited_fields: dict[str, int]
     examples: list[EditedRow]
     added_labels: list[str]
@@ -93,12 +95,12 @@ def compare_catalogs(
     before, now = CatalogReader(old, old_ledger), CatalogReader(new, new_ledger)
     columns = set(old.rows.column_names) & set(new.rows.column_names)
     fields = [name for name in data.texts if name in columns]
-    product = data.held_out.by if data.held_out.by in fields else None
+    by = [name for name in data.held_out.fields if name in fields]
     return CatalogChanges(
         old_version=old.version,
         new_version=new.version,
-        rows=_compare_rows(before, now, fields, product),
-        drift=compare_properties(before, now, [name for name in fields if name != product]),
+        rows=_compare_rows(before, now, fields, by),
+        drift=compare_properties(before, now, [name for name in fields if name not in by]),
     )
 
 
@@ -124,12 +126,12 @@ def _pictures(row: _Row) -> list[Any]:
 
 
 def _compare_rows(
-    before: CatalogReader, now: CatalogReader, fields: list[str], product: str | None
+    before: CatalogReader, now: CatalogReader, fields: list[str], by: list[str]
 ) -> RowChanges:
     old_hashes = dict(before.lines(ROW_ID, "text_hash"))
     new_hashes = dict(now.lines(ROW_ID, "text_hash"))
-    gone = _recognisable(before, old_hashes.keys() - new_hashes.keys(), product)
-    come = _recognisable(now, new_hashes.keys() - old_hashes.keys(), product)
+    gone = _recognisable(before, old_hashes.keys() - new_hashes.keys(), by)
+    come = _recognisable(now, new_hashes.keys() - old_hashes.keys(), by)
     partners = _find_partners(gone, come)
     new_pictures = {
         new for new, old in partners.items() if come[new].pictures != gone[old].pictures
@@ -154,7 +156,8 @@ def _compare_rows(
         added=added,
         removed=removed,
         edited=edited,
-        now_quarantined=len(set(removed) & _quarantined(now)),
+        now_quarantined=len(set(removed) & _decided(now, Decision.QUARANTINED)),
+        now_duplicate=len(set(removed) & _decided(now, Decision.DUPLICATE)),
         edited_fields=dict(edited_fields.most_common()),
         examples=_with_labels(examples, now),
         added_labels=list(_labels(now, added[:EXAMPLES]).values()),
@@ -162,12 +165,13 @@ def _compare_rows(
     )
 
 
-def _recognisable(side: CatalogReader, row_ids: set[str], product: str | None) -> dict[str, _Row]:
+def _recognisable(side: CatalogReader, row_ids: set[str], by: list[str]) -> dict[str, _Row]:
     """Row id -> row, of these rows, in the catalog's order."""
-    products = {}
-    if product:
-        named = read_columns(side.catalog.rows, ROW_ID, product)
-        products = {row_id: product_of(name) for row_id, name in named if row_id in row_ids}
+    products = {
+        row_id: product_of(product)
+        for row_id, product in read_products(side.catalog.rows, by)
+        if row_id in row_ids
+    }
     return {
         row_id: _Row(
             row_id,
@@ -242,9 +246,9 @@ def _texts_of(
         yield {name: value or "" for name, value in zip(fields, values, strict=True)}
 
 
-def _quarantined(side: CatalogReader) -> set[str]:
+def _decided(side: CatalogReader, decision: Decision) -> set[str]:
     decisions = read_columns(side.ledger.lines, "decision", ROW_ID)
-    return {row_id for decision, row_id in decisions if decision == Decision.QUARANTINED}
+    return {row_id for each, row_id in decisions if each == decision}
 
 
 def _labels(side: CatalogReader, row_ids: list[str]) -> dict[str, str]:

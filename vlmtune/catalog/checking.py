@@ -81,9 +81,14 @@ class Draft:
         return Decision.REPAIRED if self.repairs else Decision.KEPT
 
     @property
+    def name(self) -> str:
+        """What tells the product from others by the texts; empty if no field is called so."""
+        return next((self.fields[name] for name in LABEL_FIELDS if self.fields.get(name)), "")
+
+    @property
     def label(self) -> str:
         """What to call the row in front of people."""
-        shown = [self.fields[name] for name in LABEL_FIELDS if self.fields.get(name)]
+        shown = [self.name] if self.name else []
         shown += [text for name, text in self.fields.items() if text and name != DESCRIPTION]
         shown += [cell for cell in self.original.values() if isinstance(cell, str) and cell.strip()]
         return (shown or [self.place])[0][:LONGEST_LABEL]
@@ -98,6 +103,14 @@ class Draft:
         for name, text in sorted((texts if self.raw else self.original).items()):
             digest.update(f"\0{name}={text}".encode(errors="surrogatepass"))
         return digest.hexdigest()[:16]
+
+    def content(self, prompt_fields: Sequence[str]) -> bytes:
+        """16 bytes from all that training sees of the row: images, prompt and description."""
+        digest = hashlib.blake2b(digest_size=16)
+        seen = [line.sha256 for line in self.lines]
+        seen += [self.fields.get(name, "") for name in (*prompt_fields, DESCRIPTION)]
+        digest.update(json.dumps([len(self.lines), *seen]).encode())
+        return digest.digest()
 
     def ledger_line(self, row_id: str) -> LedgerLine:
         """What the ledger says of the row; its side is decided when all rows are known."""
@@ -132,7 +145,7 @@ class RowChecker:
         self.sizer = sizer
         self.store = store
         self.downloader = downloader
-        self.contract = Contract(data.contract, data.columns)
+        self.contract = Contract(data.row_contract, data.columns)
         self.decoded = self.known = 0
         self._readers = ThreadPoolExecutor(data.downloads.workers, "read-pictures")
 

@@ -1,6 +1,6 @@
 """The row ledger: one line for every row of the source, and what became of it.
 
-kept + repaired + quarantined = rows read, always.
+kept + repaired + quarantined + duplicate = rows read, always.
 """
 
 import csv
@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 
-EXAMPLES = 3  # quarantined rows named in an error
+EXAMPLES = 3  # quarantined rows, or ties, named in an error
+LOWER_SHARING = "lower data.duplicates.max_sharing_products: what more products share ties no rows"
+TIE_ADVICE = {
+    "product": "name fields in data.held_out.by that tell more products apart",
+    "image": LOWER_SHARING,
+    "description": LOWER_SHARING,
+}
 FLAT_COLUMNS = (
     "line",
     "place",
@@ -41,6 +47,7 @@ FLAT_COLUMNS = (
     "side",
     "carried",
     "shared_with_train",
+    "copy_of",
 )
 
 
@@ -50,6 +57,12 @@ class Decision(StrEnum):
     KEPT = "kept"
     REPAIRED = "repaired"
     QUARANTINED = "quarantined"
+    DUPLICATE = "duplicate"  # an exact copy of a row that is kept or repaired
+
+    @property
+    def in_catalog(self) -> bool:
+        """Whether such a row is trained on or held out."""
+        return self in (Decision.KEPT, Decision.REPAIRED)
 
 
 class Side(StrEnum):
@@ -61,7 +74,7 @@ class Side(StrEnum):
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a row was repaired or quarantined.
+    """Why a row was repaired, quarantined or not counted again.
 
     Attributes:
         code: kind of the reason in snake case, to count by (`missing_text`, `html_removed`).
@@ -108,18 +121,19 @@ class LedgerLine:
         place: where the row stands, as `catalog/metadata.csv row 17`.
         row_id: 16 hex digits from pictures and fields, with `-2` and so on for equal rows.
         label: what to call the row in front of people: its name, shortened.
-        decision: kept, repaired or quarantined.
-        reasons: of the repair or the quarantine.
+        decision: kept, repaired, quarantined or duplicate.
+        reasons: of the decision, and of repairs.
         pictures: of the row, in order.
         text_hash: 16 hex digits from all texts, to see an edit; empty if quarantined early.
         language: ISO 639-1 code of the description; empty if unsure.
         characters: length of the description.
         tokens: of prompt, pictures and description together; 0 if unknown.
-        group: key of the group that stays on one side; empty if quarantined.
-        side: train or held_out; empty if quarantined.
+        group: key of the group that stays on one side; empty if quarantined or a duplicate.
+        side: train or held_out; empty likewise.
         carried: whether the side comes from the previous ledger.
         shared_with_train: what a held-out row has in common with a training row all the same:
             `description`, `image` or both, separated by a space; else empty.
+        copy_of: id of the row that a duplicate is an exact copy of; else empty.
     """
 
     line: int
@@ -137,10 +151,37 @@ class LedgerLine:
     side: str = ""
     carried: bool = False
     shared_with_train: str = ""
+    copy_of: str = ""
 
     def record(self) -> dict[str, Any]:
         """As a row of the ledger's table."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class SharedValue:
+    """What several rows have in common.
+
+    Attributes:
+        kind: `product` (a value of `held_out.by`), `image` or `description`. An image counts with
+            all that are similar to it, a description likewise if `min_description_similarity` is
+            set.
+        label: the value, the name of the image's file or the description, shortened.
+        row_id: of the first row that has it.
+        rows, products, held_out: how many rows, products and held-out rows have it.
+        ties: whether it ties its rows to one side of the split.
+    """
+
+    kind: str
+    label: str
+    row_id: str
+    rows: int
+    products: int
+    held_out: int
+    ties: bool
+
+    def __str__(self) -> str:
+        return f"the {self.kind} {self.label!r} ({self.rows} rows, {self.products} products)"
 
 
 def ledger_features() -> "Features":
@@ -169,6 +210,7 @@ def ledger_features() -> "Features":
             "side": text,
             "carried": Value("bool"),
             "shared_with_train": text,
+            "copy_of": text,
         }
     )
 
@@ -212,6 +254,8 @@ class RowLedger(Artifact):
         pictures_known: pictures whose facts were known from an earlier reading.
         previous: id of the ledger that the split was carried on from; None for a first one.
         inputs: fingerprint of all that the ledger was made from, but for `previous`.
+        shared: what most rows have in common, first what ties them, then what too many products
+            share for that.
         scratch: keeps the temporary folder alive that the table is mapped from.
     """
 
@@ -223,16 +267,24 @@ class RowLedger(Artifact):
     pictures_known: int = 0
     previous: str | None = None
     inputs: str = ""
+    shared: list[SharedValue] = field(default_factory=list)
     scratch: Any = field(default=None, repr=False, compare=False)
 
     @property
     def counts(self) -> dict[str, int]:
-        """`rows_read`, and of these `kept`, `repaired` and `quarantined`; `train`, `held_out`."""
+        """`rows_read`, and of these one count a decision, which add up; `train`, `held_out`; and
+        of the held-out rows those that share a description, or an image, with a training row."""
         decisions = Counter(self.lines["decision"])
         sides = Counter(self.lines["side"])
         counts = {"rows_read": len(self.lines)}
         counts |= {decision.value: decisions[decision.value] for decision in Decision}
-        return counts | {side.value: sides[side.value] for side in Side}
+        counts |= {side.value: sides[side.value] for side in Side}
+        is_old = "shared_with_train" not in self.lines.column_names
+        shared = [] if is_old else [each.split() for each in self.lines["shared_with_train"]]
+        return counts | {
+            f"held_out_sharing_{kind}": sum(kind in kinds for kinds in shared)
+            for kind in ("description", "image")
+        }
 
     @property
     def reason_counts(self) -> dict[str, int]:
@@ -280,12 +332,19 @@ class RowLedger(Artifact):
         counts = self.counts
         for side, verb in ((Side.TRAIN, "Lower"), (Side.HELD_OUT, "Raise")):
             if not counts[side]:
-                groups = len(set(self.lines["group"]) - {""})
-                anew = ", or set data.previous to null to split anew" if self.previous else ""
+                groups = Counter(group for group in self.lines["group"] if group)
+                ties = [value for value in self.shared if value.ties][:EXAMPLES]
+                tied = ", ".join(map(str, ties))
+                largest = f" The largest has {max(groups.values())} rows, tied by {tied}."
+                advice = [f"{verb} data.held_out.fraction"] if len(groups) > 1 else []
+                advice += dict.fromkeys(TIE_ADVICE[value.kind] for value in ties)
+                advice += ["set data.previous to null to split anew"] if self.previous else []
+                advice += ["add rows"]
                 raise UserError(
-                    f"the {side.value} side of the split would be empty: the catalog has {groups} "
-                    f"groups of rows, and data.held_out.fraction is {fraction}.",
-                    f"{verb} data.held_out.fraction, or add rows{anew}.",
+                    f"the {side.value} side of the split would be empty: the catalog has "
+                    f"{len(groups)} groups of rows, and data.held_out.fraction is {fraction}."
+                    + (largest if ties else ""),
+                    f"{', or '.join(advice)}.",
                 )
 
     def _quarantined(self) -> Iterator[str]:

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vlmtune.config.contract import ContractConfig
+from vlmtune.config.contract import ContractConfig, TextRule
 from vlmtune.config.section import Section
 
 PICTURE, DESCRIPTION = "image", "description"
@@ -21,19 +21,40 @@ class HeldOutConfig(Section):
     fraction: float = Field(
         0.1, gt=0, lt=1, description="share of the groups that is held out from training"
     )
-    by: str | None = Field(
-        None, description="field whose equal values mean the same product; null: only pictures do"
+    by: str | list[str] | None = Field(
+        None,
+        description="field whose equal values mean the same product; in a list, as in "
+        "[parent_sku, sku], an empty cell falls through to the next field; null: only images and "
+        "descriptions do",
     )
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields of `by`, the one that counts first before those it falls through to."""
+        return [self.by] if isinstance(self.by, str) else self.by or []
 
 
 class DuplicatesConfig(Section):
-    """When two pictures count as the same one: rows that share a picture stay on one side."""
+    """When rows share an image or a description, which keeps them on one side of the split."""
 
     max_hash_distance: int = Field(
         4, ge=0, le=64, description="differing bits of the 64-bit perceptual hashes"
     )
     max_colour_distance: float = Field(
         4.0, ge=0, le=255, description="mean difference of the colours of a 4 x 4 thumbnail"
+    )
+    min_description_similarity: float | None = Field(
+        None,
+        ge=0.5,
+        le=1,
+        description="share of their five-character pieces that near-equal descriptions have in "
+        "common; null: only equal descriptions tie",
+    )
+    max_sharing_products: int = Field(
+        10,
+        ge=1,
+        description="what more products share (a size chart, a placeholder, 'Ask for price') says "
+        "nothing about them, and ties no rows",
     )
 
 
@@ -130,6 +151,13 @@ class DataConfig(SourceConfig):
         return self.name or self.source
 
     @property
+    def row_contract(self) -> ContractConfig:
+        """The contract, in which fields that fall through to each other may be empty."""
+        by = self.held_out.fields
+        optional = dict.fromkeys(by if len(by) > 1 else [], TextRule(required=False))
+        return self.contract.model_copy(update={"texts": optional | self.contract.texts})
+
+    @property
     def texts(self) -> list[str]:
         """The fields that hold text, in the config's order."""
         return [field for field in self.columns if field != PICTURE]
@@ -198,12 +226,11 @@ class DataConfig(SourceConfig):
 
     @model_validator(mode="after")
     def _held_out_field_is_mapped(self) -> Self:
-        if self.held_out.by is not None and self.held_out.by not in self.columns:
-            raise ValueError(
-                f"held_out.by names the field {self.held_out.by!r}, which data.columns lacks"
-            )
-        if self.held_out.by == PICTURE:
-            raise ValueError(f"held_out.by names {PICTURE!r}, which is no text to group rows by")
+        for field in self.held_out.fields:
+            if field == PICTURE:
+                raise ValueError(f"held_out.by names {field!r}, which is no text to group rows by")
+            if field not in self.columns:
+                raise ValueError(f"held_out.by names the field {field!r}, which data.columns lacks")
         return self
 
 

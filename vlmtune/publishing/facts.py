@@ -28,7 +28,7 @@ class CardFacts(BaseModel):
         versions: package -> version.
         intervals: model name -> metric -> its 95 % interval, as in `EvaluationReport`.
         decision: what the gate said of this very model.
-        row_counts: `rows_read`, `kept`, `repaired` and `quarantined`, as in `RowLedger.counts`.
+        row_counts: `rows_read` and one count a decision, as in `RowLedger.counts`.
         base_license, data_license: licences of what it was made of.
         adapter_hash: content hash of the adapter, or of the one that was merged.
         files: name -> SHA-256 of what was tested.

@@ -22,6 +22,7 @@ ROW_COUNTS = {
     "kept": "kept as they were",
     "repaired": "repaired",
     "quarantined": "quarantined, and not learnt from",
+    "duplicate": "exact copies of other rows, counted once",
 }
 LORA_RANKS_OF_VLLM = (8, 16, 32, 64, 128, 256, 320, 512)  # what --max-lora-rank takes
 

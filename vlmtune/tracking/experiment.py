@@ -81,10 +81,10 @@ def log_ledger(ledger: RowLedger) -> None:
 
 
 def _ledger_table(ledger: RowLedger) -> dict[str, list[Any]]:
-    """Quarantined rows first, then repaired ones, then kept ones, as many as MLflow shows well;
-    the whole ledger is in ledger.csv."""
-    order = {Decision.QUARANTINED: 0, Decision.REPAIRED: 1, Decision.KEPT: 2}
-    ranked = sorted(enumerate(ledger.lines["decision"]), key=lambda entry: order[entry[1]])
+    """Quarantined rows first, then duplicates, repaired and kept ones, as many as MLflow shows
+    well; the whole ledger is in ledger.csv."""
+    order = [Decision.QUARANTINED, Decision.DUPLICATE, Decision.REPAIRED, Decision.KEPT]
+    ranked = sorted(enumerate(ledger.lines["decision"]), key=lambda entry: order.index(entry[1]))
     shown = ledger.lines.select([number for number, _ in ranked[:LEDGER_ROWS]])
     rows = [flat_line(line) for line in shown]
     return {name: [row[name] for row in rows] for name in rows[0]}

@@ -65,7 +65,7 @@ def line(number: int, values: Row) -> LedgerLine:
 
 def catalog_of(rows: Sequence[Row], version: str = "v1") -> tuple[Catalog, RowLedger]:
     """A catalog with its ledger; its pictures would break if anybody decoded them."""
-    kept = [each for each in rows if each["decision"] != Decision.QUARANTINED]
+    kept = [each for each in rows if each["decision"].in_catalog]
     columns: dict[str, list[Any]] = {
         name: [each[name] for each in kept] for name in ["row_id", *FIELDS]
     }
@@ -133,6 +133,14 @@ def test_removed_into_quarantine() -> None:
     found = compare([mug, lamp, bag], [mug | {"decision": Decision.QUARANTINED}, bag]).rows
     assert found.removed == [mug["row_id"], lamp["row_id"]]
     assert (found.now_quarantined, found.same) == (1, 1)
+
+
+def test_removed_as_a_copy() -> None:
+    """A row that counts as a copy this time is told from one that is gone."""
+    mug, lamp, bag = row("Mug"), row("Lamp"), row("Bag")
+    found = compare([mug, lamp, bag], [mug | {"decision": Decision.DUPLICATE}, bag]).rows
+    assert found.removed == [mug["row_id"], lamp["row_id"]]
+    assert (found.now_duplicate, found.now_quarantined, found.same) == (1, 0, 1)
 
 
 def test_edited_description() -> None:

@@ -103,6 +103,13 @@ def quarantined(number: int, *codes: str, **changes: Any) -> LedgerLine:
     return line(number, **early | decision | changes)
 
 
+def duplicate(number: int, of: int) -> LedgerLine:
+    """A row of the ledger that is a copy of another one."""
+    reasons = [Reason("exact_copy", f"those of shop/metadata.csv row {of}")]
+    decision = {"decision": Decision.DUPLICATE, "reasons": reasons, "copy_of": f"id-{of:05d}"}
+    return line(number, **decision, group="", side="")
+
+
 def shop_of(
     lines: list[LedgerLine],
     quarantine: Path = Path("none"),
@@ -110,7 +117,7 @@ def shop_of(
     **fields: Any,
 ) -> Shop:
     """A catalog with these lines; `fields` are texts of all rows, or functions of the line."""
-    kept = [each for each in lines if each.decision != Decision.QUARANTINED]
+    kept = [each for each in lines if each.decision.in_catalog]
     texts = {"name": lambda each: each.label, "category": lambda each: f"Sort {each.line % 3}"}
     texts |= {"description": lambda each: f"This is {each.label}."} | fields
     columns: dict[str, list[Any]] = {
@@ -135,6 +142,7 @@ MIXED = [
     quarantined(3, "missing_text"),
     quarantined(4, "missing_text", "picture_not_found"),
     line(5, side="held_out", carried=True, language="de"),
+    duplicate(6, of=2),
 ]
 
 
@@ -167,9 +175,11 @@ def test_counts_agree_with_the_ledger() -> None:
     counts = shop[1].counts
     html = report(shop)
     numbers = [int(each) for each in figures(html)]
-    assert numbers == [counts[name] for name in ("rows_read", "kept", "repaired", "quarantined")]
-    assert numbers[0] == sum(numbers[1:]) == 5
-    assert "Of 5 rows in the catalog, 3 can be trained on; 2 are set aside" in Page(html).text
+    assert numbers == [counts[name] for name in ("rows_read", *Decision)]
+    assert numbers[0] == sum(numbers[1:]) == 6
+    text = Page(html).text
+    assert "Of 6 rows in the catalog, 3 can be trained on; 2 are set aside in quarantine" in text
+    assert "each with its reasons; 1 is an exact copy of another row and counts once." in text
 
 
 def test_reasons_agree_with_the_ledger() -> None:
@@ -177,9 +187,10 @@ def test_reasons_agree_with_the_ledger() -> None:
     shop = shop_of(MIXED)
     rows = table_rows(report(shop))[1:]
     assert rows == [
-        "A text is missing 2 – Mug 3 , Mug 4",
-        "HTML was removed from a text – 1 Mug 2",
-        "A picture file is not there 1 – Mug 4",
+        "A text is missing 2 – – Mug 3 , Mug 4",
+        "The row is an exact copy of another and counts once – – 1 Mug 6",
+        "HTML was removed from a text – 1 – Mug 2",
+        "A picture file is not there 1 – – Mug 4",
     ]
     assert len(rows) == len(shop[1].reason_counts)
 
@@ -233,7 +244,7 @@ def test_shared_names_and_pictures() -> None:
     ]
     text = Page(report(shop_of(lines))).text
     assert "1 value of name is shared by 2 rows: Mug 2 rows" in text
-    assert "Held together by the same or a similar picture 1 group of 3 rows" in text
+    assert "Held together by an image or a description that they share 1 group of 3 rows" in text
     assert "3 rows Red Blue Green" in text
 
 
@@ -306,7 +317,7 @@ def test_what_changed() -> None:
     shop, changes = changed_shops()
     html = report(shop, changes)
     section = Page(html.partition("What changed")[2]).text
-    assert figures(html)[4:] == ["0", "1", "1", "59"]
+    assert figures(html)[5:] == ["0", "1", "1", "59"]
     assert "description length drifted Kolmogorov-Smirnov 1 < 0.001" in section
     assert "category steady chi-squared" in section
     assert "Rose most" in section and "Fell most" in section and "青花" in section
@@ -355,13 +366,14 @@ def test_nothing_is_fetched() -> None:
 
 
 def test_ledger_order_and_words() -> None:
-    """Quarantined, repaired, kept, each in line order; every fact of a row is there."""
-    lines = [*MIXED, quarantined(6, "ragged_row"), line(7, carried=True)]
+    """Quarantined, duplicate, repaired, kept, each in line order; every fact of a row is there."""
+    lines = [*MIXED, quarantined(7, "ragged_row"), line(8, carried=True)]
     rows = table_rows(render_ledger_page(*shop_of(lines), "Autumn"))[1:]
-    assert [row.split()[0] for row in rows] == ["3", "4", "6", "2", "1", "5", "7"]
-    assert "Mug 2 shop/metadata.csv row 2 repaired HTML was removed from a text" in rows[3]
-    assert rows[3].endswith("120 × 90 → 112 × 84 202 Mug 2 training id-00002")
-    assert "Mug 7 training carried on id-00007" in rows[6]
+    assert [row.split()[0] for row in rows] == ["3", "4", "7", "6", "2", "1", "5", "8"]
+    assert "Mug 2 shop/metadata.csv row 2 repaired HTML was removed from a text" in rows[4]
+    assert rows[4].endswith("120 × 90 → 112 × 84 202 Mug 2 training id-00002")
+    assert "Mug 8 training carried on id-00008" in rows[7]
+    assert "duplicate The row is an exact copy of another and counts once" in rows[3]
 
 
 def test_ledger_says_what_it_leaves_out() -> None:
@@ -438,7 +450,8 @@ wrong_language picture_too_small too_many_pictures missing_picture picture_outsi
 picture_not_found picture_unreadable picture_too_large download_failed ragged_row broken_json
 control_token too_many_tokens processor_refused split_conflict html_removed entities_decoded
 unicode_normalised control_characters_removed picture_rotated alpha_flattened colours_converted
-first_frame_taken"""
+first_frame_taken
+exact_copy"""
 
 
 def test_reason_meanings() -> None:

@@ -15,6 +15,7 @@ from vlmtune.catalog.ledger import (
     PictureLine,
     Reason,
     RowLedger,
+    SharedValue,
     ledger_features,
 )
 from vlmtune.catalog.loading import load_catalog
@@ -102,14 +103,19 @@ def test_counts() -> None:
     """Rows by decision and side; a code counts once a row, the most frequent first."""
     twice = replace(BAD, reasons=[*BAD.reasons, Reason("a", "x"), Reason("missing_text", "y")])
     fixed = replace(LINE, decision=Decision.REPAIRED, reasons=[Reason("b", "z")], side="train")
-    ledger = ledger_of([replace(LINE, side="held_out"), BAD, twice, fixed])
+    copy = replace(LINE, decision=Decision.DUPLICATE, copy_of="1" * 16)
+    shared = replace(LINE, side="held_out", shared_with_train="description image")
+    ledger = ledger_of([shared, BAD, twice, fixed, copy])
     assert ledger.counts == {
-        "rows_read": 4,
+        "rows_read": 5,
         "kept": 1,
         "repaired": 1,
         "quarantined": 2,
+        "duplicate": 1,
         "train": 1,
         "held_out": 1,
+        "held_out_sharing_description": 1,
+        "held_out_sharing_image": 1,
     }
     assert ledger.reason_counts == {"missing_text": 2, "a": 1, "b": 1}
 
@@ -146,5 +152,25 @@ def test_both_sides_need_rows(side: str, empty: str, mend: str) -> None:
     assert f"the {empty} side of the split would be empty" in caught.value.problem
     assert "2 groups of rows, and data.held_out.fraction is 0.3" in caught.value.problem
     assert caught.value.mend.startswith(f"{mend} data.held_out.fraction")
+    assert "largest" not in caught.value.problem
     other = replace(LINE, side=empty, group="c")
     ledger_of([*lines, other]).require_both_sides(0.3)
+
+
+def test_an_impossible_split_says_what_ties_the_rows() -> None:
+    """Where all rows are one group another fraction is no help; what would be is said."""
+    ties = [
+        SharedValue("description", "One size.", "1" * 16, 30, 9, 0, ties=True),
+        SharedValue("product", "Mug", "1" * 16, 20, 1, 0, ties=True),
+        SharedValue("image", "logo.png", "1" * 16, 40, 12, 0, ties=False),
+    ]
+    ledger = ledger_of([replace(LINE, side="train", group="a")] * 40)
+    with pytest.raises(UserError) as caught:
+        replace(ledger, shared=ties).require_both_sides(0.3)
+    assert caught.value.problem.endswith(
+        "The largest has 40 rows, tied by the description 'One size.' (30 rows, 9 products), "
+        "the product 'Mug' (20 rows, 1 products)."
+    )
+    assert "fraction" not in caught.value.mend
+    assert "lower data.duplicates.max_sharing_products" in caught.value.mend
+    assert "name fields in data.held_out.by" in caught.value.mend

@@ -324,9 +324,10 @@ def test_row_id_changes_with_picture_and_fields(
 def test_equal_rows_get_a_suffix(
     make_catalog: MakeCatalog, make_rows: MakeRows, make_data: MakeData
 ) -> None:
-    """Equal rows stay apart, in one group."""
+    """Rows that are equal but for the description stay apart, in one group."""
     (row,) = make_rows(1)
-    catalog, ledger = load_catalog(make_data(make_catalog([row] * 3)), "v")
+    rows = [row | {"description": f"Mug {number}."} for number in range(3)]
+    catalog, ledger = load_catalog(make_data(make_catalog(rows)), "v")
     ids = catalog.rows["row_id"]
     assert ids == [ids[0], f"{ids[0]}-2", f"{ids[0]}-3"] == ledger.lines["row_id"]
     assert len(set(ledger.lines["group"])) == 1
@@ -432,7 +433,7 @@ def test_spree_loses_its_variants(make_data: MakeData) -> None:
 @pytest.mark.catalogs
 @real
 def test_jpetstore_is_repaired(make_data: MakeData) -> None:
-    """HTML goes; two products with one GIF are on one side, whatever else differs."""
+    """HTML goes; two products with one GIF or one text are on one side, whatever else differs."""
     catalog, ledger = load_catalog(make_data(CATALOGS / "jpetstore"), "v")
     assert ledger.counts["repaired"] == len(catalog.rows) == 16
     assert not [text for text in catalog.rows["description"] if "<" in text or "&" in text]
@@ -441,6 +442,46 @@ def test_jpetstore_is_repaired(make_data: MakeData) -> None:
         groups.setdefault(line["pictures"][0]["name"], set()).add(line["group"])
     assert len(groups) == 15  # one GIF is named twice
     assert all(len(found) == 1 for found in groups.values())
+    assert groups["images/fish1.gif"] == groups["images/fish4.gif"]
+    assert [(value.kind, value.rows) for value in ledger.shared] == [
+        ("description", 2),
+        ("image", 2),
+    ]
+
+
+@pytest.mark.catalogs
+@real
+@pytest.mark.parametrize("by", [None, "slug", ["slug", "sku"]])
+def test_spree_with_its_variants(make_data: MakeData, tmp_path: Path, by: Any) -> None:
+    """Variants with a name of their own and their product's text: none has it from training."""
+    shutil.copytree(CATALOGS / "spree" / "images", tmp_path / "images")
+    with (CATALOGS / "spree" / "metadata.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["file_name"]]
+    texts = {row["slug"]: row for row in rows if row["description"]}
+    rows = [row for row in rows if row["slug"] in texts]
+    for row in rows:
+        product = texts[row["slug"]]
+        row["Product Name"] = f"{product['Product Name']} {row['option']}".strip()
+        row |= {name: product[name] for name in ("Category", "description")}
+    with (tmp_path / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    columns = {name: name for name in ("slug", "sku", "description")}
+    columns |= {"image": "file_name", "name": "Product Name"}
+    held_out = {"fraction": 0.3, "by": by}
+    catalog, ledger = load_catalog(make_data(tmp_path, columns=columns, held_out=held_out), "v")
+    assert len(catalog.rows) == len(rows) > 100
+    by_side = {
+        side: {
+            row["description"]
+            for row, own in zip(rows, ledger.lines["side"], strict=True)
+            if own == side
+        }
+        for side in ("train", "held_out")
+    }
+    assert not by_side["train"] & by_side["held_out"] and all(by_side.values())
+    assert ledger.counts["held_out_sharing_description"] == 0
 
 
 UNREADABLE = ("quarantined", ["picture_unreadable"])

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from vlmtune.catalog import picture_files
-from vlmtune.catalog.ledger import RowLedger
+from vlmtune.catalog.ledger import Decision, RowLedger
 from vlmtune.catalog.loading import PreviousCatalog, load_catalog
 from vlmtune.errors import UserError
 
@@ -277,7 +277,7 @@ WAYS_TO_BREAK: list[Callable[[dict[str, Any]], Any]] = [
 
 @pytest.mark.parametrize("seed", range(12))
 def test_no_row_is_lost(make_catalog: MakeCatalog, make_data: MakeData, seed: int) -> None:
-    """Kept, repaired and quarantined rows are all rows, whatever they are a mixture of."""
+    """Each row has one of the four decisions, whatever rows they are a mixture of."""
     rng = random.Random(seed)
     folder = make_catalog()
     (folder / "metadata.csv").unlink()
@@ -296,7 +296,7 @@ def test_no_row_is_lost(make_catalog: MakeCatalog, make_data: MakeData, seed: in
     catalog, ledger = load_catalog(make_data(folder), "v")
     counts = ledger.counts
     assert counts["rows_read"] == len(rows) + 1
-    assert counts["kept"] + counts["repaired"] + counts["quarantined"] == counts["rows_read"]
+    assert sum(counts[decision] for decision in Decision) == counts["rows_read"]
     assert counts["train"] + counts["held_out"] == counts["kept"] + counts["repaired"]
     assert len(catalog.rows) == counts["kept"] + counts["repaired"]
     assert (
@@ -305,11 +305,17 @@ def test_no_row_is_lost(make_catalog: MakeCatalog, make_data: MakeData, seed: in
     )
     assert ledger.lines["line"] == list(range(1, len(rows) + 2))
     assert len(set(ledger.lines["row_id"])) == len(rows) + 1
-    in_ledger = [line["row_id"] for line in ledger.lines if line["decision"] != "quarantined"]
-    assert in_ledger == catalog.rows["row_id"]
+    kept = {line["row_id"]: line for line in ledger.lines if line["side"]}
+    assert list(kept) == catalog.rows["row_id"]
     for line in ledger.lines:
         assert bool(line["reasons"]) == (line["decision"] != "kept")
-        assert bool(line["side"]) == bool(line["group"]) == (line["decision"] != "quarantined")
+        assert bool(line["side"]) == bool(line["group"]) == Decision(line["decision"]).in_catalog
+        assert bool(line["copy_of"]) == (line["decision"] == "duplicate")
+        if line["copy_of"]:
+            assert line["text_hash"] == kept[line["copy_of"]]["text_hash"]
+    texts = [tuple(row.values())[1:] for row in catalog.texts()]
+    pictures = [tuple(catalog.pictures(row)) for row in range(len(texts))]
+    assert len(set(zip(texts, pictures, strict=True))) == len(texts)
 
 
 # There and back -------------------------------------------------------------------------------

@@ -1,22 +1,20 @@
 """A group stays on its side, whatever other rows come and go, and no tie leads across."""
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 
 import pytest
 
+from vlmtune.catalog.descriptions import DescriptionKey
 from vlmtune.catalog.duplicates import PictureKey
 from vlmtune.catalog.split import (
     Assignment,
     GroupedRow,
-    SharedGroup,
-    Tie,
-    assign_sides,
-    groups_of_several,
     is_held_out,
+    split_rows,
 )
 from vlmtune.config.data import DuplicatesConfig, HeldOutConfig
 
@@ -49,7 +47,7 @@ def assign(
 ) -> dict[str, Assignment]:
     """Row id -> assignment."""
     config = HeldOutConfig(fraction=fraction, by="name")
-    found = assign_sides(rows, previous, config, DUPLICATES)
+    found = split_rows(rows, previous, config, DUPLICATES).assignments
     return {row.row_id: assignment for row, assignment in zip(rows, found, strict=True)}
 
 
@@ -123,8 +121,6 @@ def test_product_and_pictures_make_a_group() -> None:
     found = assign(rows)
     assert {found[name].group for name in "abcd"} == {"Bowl"}
     assert len({found[name].side for name in "abcd"}) == 1
-    assert {found[name].similar_to for name in "abc"} == {""}
-    assert found["d"].similar_to == "b"
     assert found["e"].group == "Bowl"  # near d, which is near b: ties chain
 
 
@@ -166,11 +162,11 @@ def test_old_rows_keep_their_side() -> None:
 def test_new_row_joins_the_side_of_its_group(old: GroupedRow, tie: str) -> None:
     """A row tied to one side by product or picture is on that side, whatever its hash says."""
     tied = {
-        "product": [row(f"new {number}", product=old.product) for number in range(20)],
-        "picture": [row(f"new {number}", *old.pictures) for number in range(20)],
+        "product": [row(f"new {number}", product=old.product) for number in range(8)],
+        "picture": [row(f"new {number}", *old.pictures) for number in range(8)],
         "similar picture": [
             row(f"new {number}", replace(old.pictures[0], sha256=str(number)))
-            for number in range(20)
+            for number in range(8)
         ],
     }[tie]
     found = assign([*PREVIOUS, *tied], PREVIOUS)
@@ -242,31 +238,6 @@ def test_known_rows_come_before_new_ones() -> None:
     assert [found[old.row_id].side for old in PREVIOUS] == ["train", "held_out"]
 
 
-def test_groups_of_several() -> None:
-    """The larger groups come first, each with the kinds of its ties; single rows are left out."""
-    rows = [
-        *rows_of(30),
-        row("a", picture(1), product="Mug"),
-        row("b", picture(1)),
-        row("c", picture(1, hash_step=1)),
-        row("d", product="Lamp"),
-        row("e", product="lamp"),
-    ]
-    assignments = list(assign(rows).values())
-    assert groups_of_several(rows, assignments) == [
-        SharedGroup("Mug", [30, 31, 32], (Tie.SAME_PICTURE, Tie.SIMILAR_PICTURE)),
-        SharedGroup("Lamp", [33, 34], (Tie.SAME_PRODUCT,)),
-    ]
-
-
-def test_groups_of_several_in_a_known_catalog() -> None:
-    """A row does not count as tied to itself in the previous ledger."""
-    rows = [row("a", picture(1)), row("b", picture(1, hash_step=1)), *rows_of(30)]
-    first = assign(rows)
-    again = list(assign(rows, as_previous(rows, first)).values())
-    assert groups_of_several(rows, again) == [SharedGroup("a", [0, 1], (Tie.SIMILAR_PICTURE,))]
-
-
 def tied(one: GroupedRow, other: GroupedRow) -> bool:
     """The definition, in plain Python; the test's pictures differ in the hash only."""
     pairs = [(a, b) for a in one.pictures for b in other.pictures]
@@ -324,3 +295,116 @@ def test_no_tie_leads_across() -> None:
             previous = as_previous(today, found)
             rows = chance.sample(rows, len(rows) - 3) + random_rows(chance, 6, f"run {run}")
     assert conflicts > 40
+
+
+LIMIT = 3  # products that may share something
+
+
+def shares(one: GroupedRow, other: GroupedRow) -> set[str]:
+    """What two rows have in common by the definition, products aside."""
+    pairs = [(a, b) for a in one.pictures for b in other.pictures]
+    bits = [(int(a.phash, 16) ^ int(b.phash, 16)).bit_count() for a, b in pairs]
+    same = {"description"} if one.description and one.description == other.description else set()
+    return same | ({"image"} if min(bits) <= 2 else set())
+
+
+def ties(one: GroupedRow, other: GroupedRow, today: list[GroupedRow]) -> bool:
+    """Whether two rows share something that at most LIMIT products of today have."""
+
+    def products(kind: str, like: GroupedRow) -> int:
+        return len({each.product or each.row_id for each in today if kind in shares(like, each)})
+
+    if one.product and one.product == other.product:
+        return True
+    return any(
+        products(kind, one) <= LIMIT and products(kind, other) <= LIMIT
+        for kind in shares(one, other)
+    )
+
+
+def random_catalog(chance: random.Random, count: int, name: str) -> list[GroupedRow]:
+    """Rows with one picture each, many of them shared, by few products or by too many."""
+    rows = []
+    for number in range(count):
+        text = chance.choice(["", "", "boilerplate", f"text {chance.randrange(20)}"])
+        shown = picture(min(chance.randrange(40), 20), hash_step=chance.randrange(3))
+        rows.append(
+            replace(
+                row(f"{name} {number}", shown, product=f"Product {chance.randrange(30)}"),
+                description=DescriptionKey(text.encode()) if text else None,
+                content=f"{text} {shown.sha256} {chance.randrange(2)}".encode(),
+            )
+        )
+    return rows
+
+
+def test_random_catalogs_with_boilerplate_and_copies() -> None:
+    """Whatever ties stays on one side; what crosses is marked; known rows never move; of copies
+    one row is left. The catalogs grow and shrink, so that counts pass the limit both ways."""
+    seen: Counter[str] = Counter()
+    duplicates = DUPLICATES.model_copy(update={"max_sharing_products": LIMIT})
+    config = HeldOutConfig(fraction=0.5, by="name")
+    for seed in range(25):
+        chance = random.Random(seed)
+        rows, previous = random_catalog(chance, 30, "first"), []
+        for run in range(4):
+            found = split_rows(rows, previous, config, duplicates)
+            sides = dict(zip(rows, found.assignments, strict=True))
+            kept = [each for each in rows if sides[each].side]
+            before = {each.row_id: each.side for each in previous}
+            for each in kept:
+                assert sides[each].side == before.get(each.row_id, sides[each].side)
+                train = [other for other in kept if sides[other].side == "train"]
+                shared = set().union(*(shares(each, other) for other in train))
+                shared &= {"description", "image"} if sides[each].side == "held_out" else set()
+                assert set(sides[each].shared_with_train.split()) == shared
+                seen["marked"] += bool(shared)
+            if not previous:  # later runs keep what was untied before
+                for one, other in combinations(kept, 2):
+                    if ties(one, other, rows):
+                        assert sides[one].side == sides[other].side
+                        seen["tied"] += 1
+            assert len({each.content for each in kept}) == len(kept)
+            for each in rows:
+                assert bool(sides[each].copy_of or sides[each].conflict) == (each not in kept)
+                seen["copies"] += bool(sides[each].copy_of)
+                seen["conflicts"] += bool(sides[each].conflict)
+            previous = [
+                replace(
+                    each,
+                    side=sides[each].side,
+                    shared_with_train=sides[each].shared_with_train,
+                )
+                for each in kept
+            ]
+            rows = chance.sample(rows, len(rows) - 8) + random_catalog(chance, 8, f"run {run}")
+    assert min(seen[name] for name in ("marked", "tied", "copies", "conflicts")) > 20
+
+
+def test_a_placeholder_of_thousands_of_rows() -> None:
+    """A fifth of the rows show a placeholder, each saved anew, and a quarter has one text."""
+    count = 10_000
+    chance = random.Random(0)
+
+    def shown(number: int) -> PictureKey:
+        if number % 5:
+            return PictureKey(str(number), f"{chance.getrandbits(64):016x}", "64" * 48)
+        bits = 1 << number // 5 % 30 | 1 << 30 + number // 5 % 31
+        return PictureKey(str(number), f"{bits:016x}", "64" * 48)
+
+    rows = [
+        GroupedRow(
+            f"row {number}",
+            "",
+            (shown(number),),
+            description=DescriptionKey(b"ask" if number % 4 == 0 else b"%d" % number),
+        )
+        for number in range(count)
+    ]
+    duplicates = DuplicatesConfig(max_hash_distance=4)
+    found = split_rows(rows, [], HeldOutConfig(fraction=0.1), duplicates)
+    assert len({each.group for each in found.assignments}) == count
+    assert [(each.kind, each.rows) for each in found.shared] == [
+        ("description", count // 4),
+        ("image", count // 5),
+    ]

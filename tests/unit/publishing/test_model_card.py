@@ -164,12 +164,13 @@ def test_the_gate_tells_what_it_asked_and_found():
 
 
 def test_every_row_is_accounted_for():
-    counts = {"rows_read": 1400, "kept": 1380, "repaired": 4, "quarantined": 16, "train": 1326}
+    counts = {"rows_read": 1400, "kept": 1377, "repaired": 4, "quarantined": 16, "duplicate": 3}
     card = render_model_card(facts(row_counts=counts))
 
-    for line in ("rows read | 1,400", "kept as they were | 1,380", "repaired | 4"):
+    for line in ("rows read | 1,400", "kept as they were | 1,377", "repaired | 4"):
         assert f"| {line} |\n" in card
     assert "| quarantined, and not learnt from | 16 |" in card
+    assert "| exact copies of other rows, counted once | 3 |" in card
     assert "rows read" not in render_model_card(facts())
 
 

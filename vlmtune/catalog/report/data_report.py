@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from vlmtune.catalog.catalog import ROW_ID, Catalog
-from vlmtune.catalog.catalog_reader import CatalogReader, product_of, read_columns
+from vlmtune.catalog.catalog_reader import (
+    CatalogReader,
+    product_of,
+    read_columns,
+    read_products,
+)
 from vlmtune.catalog.changes import CatalogChanges
 from vlmtune.catalog.drift import CATEGORY, EFFECT, MIN_ROWS, SIGNIFICANCE, few_values
-from vlmtune.catalog.ledger import Decision, RowLedger, Side
+from vlmtune.catalog.ledger import Decision, RowLedger, SharedValue, Side
 from vlmtune.catalog.report.drift_view import drift_view
 from vlmtune.catalog.report.reasons import reason_meaning
 from vlmtune.catalog.report.row_cards import RowCard, RowCards
@@ -66,9 +71,12 @@ def render_data_report(
         languages=_bars(rows.reader.languages()),
         histograms=_histograms(rows.reader),
         sides=_sides(ledger),
-        by=data.held_out.by,
-        shared=_shared_values(catalog, data.held_out.by),
-        groups=_picture_groups(rows, data.held_out.by),
+        by=", ".join(data.held_out.fields),
+        shared=_shared_values(catalog, data.held_out.fields),
+        groups=_groups_of_products(rows, data.held_out.fields),
+        common=_common_values(rows),
+        max_sharing=data.duplicates.max_sharing_products,
+        sharing=_held_out_sharing(rows),
         longest=rows.cards(_longest(ledger)),
         smallest=rows.cards(_smallest(ledger)),
         changes=changes,
@@ -113,16 +121,18 @@ class ReasonRow:
     meaning: str
     repaired: int
     quarantined: int
+    duplicate: int
     examples: list[str]
 
 
 def _reasons(ledger: RowLedger) -> list[ReasonRow]:
-    rows = {code: ReasonRow(reason_meaning(code), 0, 0, []) for code in ledger.reason_counts}
+    rows = {code: ReasonRow(reason_meaning(code), 0, 0, 0, []) for code in ledger.reason_counts}
     for decision, reasons, label in read_columns(ledger.lines, "decision", "reasons", "label"):
         for code in {reason["code"] for reason in reasons}:
             row = rows[code]
             row.quarantined += decision == Decision.QUARANTINED
-            row.repaired += decision != Decision.QUARANTINED
+            row.duplicate += decision == Decision.DUPLICATE
+            row.repaired += Decision(decision).in_catalog
             row.examples += [label] if len(row.examples) < SHOWN_EXAMPLES else []
     return list(rows.values())
 
@@ -149,7 +159,7 @@ def _bars(counts: Counter[str]) -> list[CountBar]:
 def _category_field(catalog: Catalog, data: DataConfig) -> str | None:
     if CATEGORY in data.texts:
         return CATEGORY
-    fields = [name for name in data.texts if name not in (DESCRIPTION, data.held_out.by)]
+    fields = [name for name in data.texts if name not in (DESCRIPTION, *data.held_out.fields)]
     return next((name for name in fields if few_values(catalog, name)), None)
 
 
@@ -202,7 +212,7 @@ def _longest(ledger: RowLedger) -> list[int]:
     known = (
         (tokens, -position)
         for position, (decision, tokens) in _numbered(ledger, "decision", "tokens")
-        if tokens and decision != Decision.QUARANTINED
+        if tokens and Decision(decision).in_catalog
     )
     return [-position for _, position in heapq.nlargest(SHOWN_EXTREMES, known)]
 
@@ -212,7 +222,7 @@ def _smallest(ledger: RowLedger) -> list[int]:
     known = (
         (min(min(each["width"], each["height"]) for each in pictures), position)
         for position, (decision, pictures) in _numbered(ledger, "decision", "pictures")
-        if decision != Decision.QUARANTINED and pictures
+        if Decision(decision).in_catalog and pictures
     )
     return [position for _, position in heapq.nsmallest(SHOWN_EXTREMES, known)]
 
@@ -230,12 +240,12 @@ class SharedValues:
     most_frequent: list[tuple[str, int]]
 
 
-def _shared_values(catalog: Catalog, by: str | None) -> SharedValues | None:
-    if by is None:
+def _shared_values(catalog: Catalog, by: list[str]) -> SharedValues | None:
+    if not by:
         return None
     spellings: dict[str, str] = {}
     counts: Counter[str] = Counter()
-    for (value,) in read_columns(catalog.rows, by):
+    for _, value in read_products(catalog.rows, by):
         if product := product_of(value):
             spellings.setdefault(product, value)
             counts[product] += 1
@@ -245,8 +255,8 @@ def _shared_values(catalog: Catalog, by: str | None) -> SharedValues | None:
 
 
 @dataclass(frozen=True)
-class PictureGroups:
-    """Groups of rows that the same or a similar picture holds together.
+class GroupsOfProducts:
+    """Groups of rows that an image or a description holds together.
 
     Attributes:
         groups, rows: how many there are.
@@ -258,27 +268,39 @@ class PictureGroups:
     largest: list[tuple[int, list[RowCard]]]
 
 
-def _picture_groups(rows: RowCards, by: str | None) -> PictureGroups:
-    """Groups of several products, or of none: only pictures can have joined their rows."""
-    products = (
-        dict(read_columns(rows.catalog.rows, ROW_ID, by)) if by else dict.fromkeys(rows.numbers)
-    )
+def _groups_of_products(rows: RowCards, by: list[str]) -> GroupsOfProducts:
+    """Groups of several products, or of none: no field can have joined their rows."""
+    products = dict(read_products(rows.catalog.rows, by))
     members: dict[str, list[tuple[str, int]]] = defaultdict(list)
     lines = _numbered(rows.ledger, "decision", ROW_ID, "group")
     for position, (decision, row_id, group) in lines:
-        if decision != Decision.QUARANTINED:
+        if Decision(decision).in_catalog:
             members[group].append((product_of(products[row_id]), position))
-    through_pictures = [
+    joined = [
         [position for _, position in group]
         for group in members.values()
         if len(group) > 1 and {product for product, _ in group} != {group[0][0] or None}
     ]
-    largest = sorted(through_pictures, key=len, reverse=True)[:SHOWN_GROUPS]
-    return PictureGroups(
-        groups=len(through_pictures),
-        rows=sum(map(len, through_pictures)),
+    largest = sorted(joined, key=len, reverse=True)[:SHOWN_GROUPS]
+    return GroupsOfProducts(
+        groups=len(joined),
+        rows=sum(map(len, joined)),
         largest=[(len(group), rows.cards(group[:SHOWN_IN_GROUP])) for group in largest],
     )
+
+
+def _common_values(rows: RowCards) -> list[tuple[SharedValue, RowCard]]:
+    """What too many products share to be tied by it, each with the first row that has it."""
+    common = [value for value in rows.ledger.shared if not value.ties][:SHOWN_GROUPS]
+    cards = rows.cards(rows.positions([value.row_id for value in common]))
+    return list(zip(common, cards, strict=True))
+
+
+def _held_out_sharing(rows: RowCards) -> list[RowCard]:
+    """The first held-out rows that share an image or a description with training rows."""
+    lines = _numbered(rows.ledger, "shared_with_train")
+    positions = (position for position, (shared,) in lines if shared)
+    return rows.cards(list(islice(positions, SHOWN_EXTREMES)))
 
 
 @dataclass(frozen=True)

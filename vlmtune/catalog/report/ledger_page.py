@@ -15,7 +15,8 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 def render_ledger_page(
     catalog: Catalog, ledger: RowLedger, title: str, rows_shown: int = 500
 ) -> str:
-    """Write the ledger as one self-contained HTML page: quarantined rows, repaired, then kept.
+    """Write the ledger as one self-contained HTML page: quarantined rows, then
+    duplicates, repaired and kept ones.
 
     Args:
         catalog: the rows that can be trained on, for their pictures.
@@ -23,7 +24,8 @@ def render_ledger_page(
         title: the page's heading.
         rows_shown: at most so many rows; the page says how many it leaves out.
     """
-    ranks = {Decision.QUARANTINED: 0, Decision.REPAIRED: 1, Decision.KEPT: 2}
+    shown = (Decision.QUARANTINED, Decision.DUPLICATE, Decision.REPAIRED, Decision.KEPT)
+    ranks = {decision: rank for rank, decision in enumerate(shown)}
     decisions = read_columns(ledger.lines, "decision", "line")
     order = [(ranks[Decision(decision)], line) for decision, line in decisions]
     positions = heapq.nsmallest(rows_shown, range(len(order)), key=order.__getitem__)

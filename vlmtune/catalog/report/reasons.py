@@ -41,6 +41,7 @@ MEANINGS = {
         "the row would join training and held-out products",
         "give the row a picture or a name of its own",
     ),
+    "exact_copy": ("the row is an exact copy of another and counts once", ""),
     "html_removed": ("HTML was removed from a text", ""),
     "entities_decoded": ("HTML entities became characters", ""),
     "unicode_normalised": ("characters were brought to one form", ""),

@@ -60,7 +60,8 @@ class RowCards:
         if _is_quarantined(line):
             pictures = [file.read_bytes() for file in files[:SHOWN_PICTURES]]
         else:
-            pictures = self.catalog.pictures(self.numbers[line["row_id"]])[:SHOWN_PICTURES]
+            row = line["copy_of"] or line["row_id"]  # a copy has the same pictures
+            pictures = self.catalog.pictures(self.numbers[row])[:SHOWN_PICTURES]
         return RowCard(
             line=line,
             reasons=[
