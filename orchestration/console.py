@@ -15,7 +15,8 @@ def print_outcome(outcome: RunOutcome) -> None:
     console, summary = Console(), outcome.summary
     if summary["catalog"]:
         is_split = summary["descriptions"] is None
-        console.print(rows_in_words(summary["catalog"], is_split), highlight=False)
+        words = rows_in_words(summary["catalog"], is_split)
+        console.print(words, highlight=False, soft_wrap=True)
     for key, problem in summary["warnings"].items():
         console.print(f"Warning: {key}: {problem}", highlight=False, soft_wrap=True, markup=False)
     if summary["descriptions"]:

@@ -116,7 +116,8 @@ def test_a_grown_catalog_keeps_its_split_and_decodes_only_what_is_new(checkout: 
 
 
 def test_check_of_a_catalog_with_a_broken_row(checkout: Any) -> None:
-    """One broken row is quarantined with its picture; the others go on; nothing is trained."""
+    """Broken rows are quarantined with their pictures, a copy counts once, 12 rows of one text are
+    12 groups; nothing is trained."""
     catalog = checkout.folder / "small"
     (catalog / "images").mkdir(parents=True)
     rows = []
@@ -125,12 +126,24 @@ def test_check_of_a_catalog_with_a_broken_row(checkout: Any) -> None:
         rows.append([f"images/{number}.png", f"Item {number}", "Kitchen", f"A fine item {number}."])
     rows[7][3] = " "
     rows[9][0] = "../../etc/passwd"
+    for row in rows[20:32]:
+        row[3] = "Ask for the price."
+    rows.append(rows[0])
     with (catalog / "metadata.csv").open("w", newline="") as file:
         csv.writer(file).writerows(
             [["file_name", "Product Name", "Category", "description"], *rows]
         )
     done = checkout.run(*CHECK, "--set=data.source=small", "--set=data.max_quarantine=0.1")
-    assert "40 rows read: 38 kept, 0 repaired, 2 quarantined" in done.stdout
+    assert "41 rows read: 38 kept, 0 repaired, 2 quarantined, 1 duplicate" in done.stdout
+    said = "the description 'Ask for the price.' (12 rows, 12 products) says little about any one"
+    assert said in " ".join((done.stdout + done.stderr).split())
+    counts = summary_of(checkout)["catalog"]["rows"]
+    held_out = [line["shared_with_train"] for line in ledger_of(checkout) if line["side"]]
+    assert counts["held_out_sharing_description"] == held_out.count("description")
+    assert (
+        f"of the held-out rows {held_out.count('description')} share a description and 0 an image "
+        "with rows to train on"
+    ) in done.stdout
     assert "Warning: gate.min_groups: the catalog has" in done.stdout
     assert "its 38 groups are too few" in done.stdout
     assert list(summary_of(checkout)["warnings"]) == ["gate.min_groups"]

@@ -39,7 +39,7 @@ def normalise_description(text: str) -> str:
     space, punctuation and control characters made one space. Letters, marks, digits and symbols
     (as in "5 €") stay. A text that has none of these is only put into NFKC and casefolded."""
     text = unicodedata.normalize("NFKC", text).casefold()
-    words = re.sub(r"[\W_]", lambda match: _kept(match[0]), text).split()
+    words = re.sub(r"[^\w\s]|_", lambda match: _kept(match[0]), text).split()
     return " ".join(words) or text.strip()
 
 

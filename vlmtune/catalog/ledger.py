@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmtune.artifact import Artifact
 from vlmtune.errors import UserError
+from vlmtune.pages import counted
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -181,7 +182,8 @@ class SharedValue:
     ties: bool
 
     def __str__(self) -> str:
-        return f"the {self.kind} {self.label!r} ({self.rows} rows, {self.products} products)"
+        size = f"{counted(self.rows, 'row')}, {counted(self.products, 'product')}"
+        return f"the {self.kind} {self.label!r} ({size})"
 
 
 def ledger_features() -> "Features":

@@ -318,12 +318,14 @@ class _Placement:
             products[self.rows[number].product].append(number)
         products.pop("", None)
         for rows in sorted(products.values(), key=len, reverse=True)[:SHOWN_VALUES]:
+            rows.sort(key=lambda row: row not in sides)  # named by one that is in the catalog
             yield self._shared_value("product", self.rows[rows[0]].product_key, rows, True, sides)
         for kind, likeness in self.kinds.items():
             for ties in (True, False):
                 for number in likeness.most_frequent(self._counts[kind], ties, SHOWN_VALUES):
                     rows = [row for row in likeness.rows_with(number) if row >= self.first]
-                    label = self._sha256(number, rows) if kind == PICTURE else ""
+                    rows.sort(key=lambda row: row not in sides)
+                    label = self._sha256(number, rows[0]) if kind == PICTURE else ""
                     yield self._shared_value(kind, label, rows, ties, sides)
 
     def _keys(self, number: int) -> Iterator[tuple[Tie, object]]:
@@ -365,24 +367,20 @@ class _Placement:
         ]
         return train, shared
 
-    def _sha256(self, look: int, rows: list[int]) -> str:
-        """Of the first image of these rows that looks so."""
+    def _sha256(self, look: int, row: int) -> str:
+        """Of the first image of a row that looks so."""
         likeness = self.kinds[PICTURE]
-        return next(
-            picture.sha256
-            for row in rows
-            for picture, own in zip(self.rows[row].pictures, likeness.of_rows[row], strict=True)
-            if own in likeness.alike(look)
-        )
+        alike = set(likeness.alike(look).tolist())
+        own = zip(self.rows[row].pictures, likeness.of_rows[row], strict=True)
+        return next(picture.sha256 for picture, number in own if number in alike)
 
     def _shared_value(
         self, kind: str, label: str, rows: list[int], ties: bool, sides: dict[int, str]
     ) -> SharedValue:
-        named = next((row for row in rows if row in sides), rows[0])
         return SharedValue(
             kind=kind,
             label=label,
-            row_id=self.rows[named].row_id,
+            row_id=self.rows[rows[0]].row_id,
             rows=len(rows),
             products=len({self._products[row] for row in rows}),
             held_out=sum(sides.get(row) == Side.HELD_OUT for row in rows),

@@ -379,6 +379,20 @@ def test_the_known_one_of_copies_is_kept(load: Load) -> None:
     assert column(ledger, "copy_of")[:20] == column(first[1], "row_id")
 
 
+def test_what_is_shared_is_named_by_a_row_that_is_kept(load: Load) -> None:
+    """Not by the copy that stands above it, whose file is another one."""
+    pictures = {f"same{n}.jpg": saved(drawn(1000), 60 + n) for n in (1, 2)}
+    rows = products(20)
+    for number in (0, 1):
+        rows[number]["file_name"] = f"same{2 - number}.jpg"
+    first = load(rows, pictures, prompt=["name"])
+    catalog, ledger = load(
+        [rows[1] | {"sku": "copy"}, *rows], pictures, previous=first, prompt=["name"]
+    )
+    (value,) = [each for each in ledger.shared if each.kind == "image"]
+    assert (value.label, value.row_id, value.rows) == ("same2.jpg", catalog.rows["row_id"][0], 3)
+
+
 def test_rows_to_be_described_are_no_copies(load: Load) -> None:
     """Each of them gets its description, equal or not."""
     catalog, ledger = load(products(5) * 2, described=False, prompt=["name"])

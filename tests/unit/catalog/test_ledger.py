@@ -169,7 +169,7 @@ def test_an_impossible_split_says_what_ties_the_rows() -> None:
         replace(ledger, shared=ties).require_both_sides(0.3)
     assert caught.value.problem.endswith(
         "The largest has 40 rows, tied by the description 'One size.' (30 rows, 9 products), "
-        "the product 'Mug' (20 rows, 1 products)."
+        "the product 'Mug' (20 rows, 1 product)."
     )
     assert "fraction" not in caught.value.mend
     assert "lower data.duplicates.max_sharing_products" in caught.value.mend

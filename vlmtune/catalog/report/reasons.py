@@ -39,7 +39,7 @@ MEANINGS = {
     ),
     "split_conflict": (
         "the row would join training and held-out products",
-        "give the row a picture or a name of its own",
+        "give the row a picture, a name and a description of its own",
     ),
     "exact_copy": ("the row is an exact copy of another and counts once", ""),
     "html_removed": ("HTML was removed from a text", ""),
