@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -151,6 +152,17 @@ def test_a_stack_without_tracker_says_so_once(checkout: Any, small: dict[str, An
     assert (done.stdout + done.stderr).count("has no experiment tracker") == 1
     assert checkout.summary()["mlflow_run_id"] is None
     assert checkout.summary()["adapter_hash"] == small["adapter_hash"]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_ends_the_run(checkout: Any, small: dict[str, Any]) -> None:
+    """Exit code 2, with the step, the learning rate and what to lower in one line."""
+    options = (*SMALL, "--set=data.source=catalog", "--set=training.learning_rate=1e30")
+    done = checkout.run(*FINETUNE, *options, code=2)
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error:"))
+    assert re.search(r"the loss is nan at step \d, with a learning rate of \S+e\+\d\d\.", line)
+    assert "Lower training.learning_rate" in line and "Traceback" not in done.stderr
+    assert checkout.summary()["status"] == "failed"
 
 
 def test_an_unknown_stack_is_named(checkout: Any, small: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """QLoRA training: TRL's SFTTrainer on a quantised base, packed, resumable and reproducible."""
 
 import logging
+import math
 import os
 import resource
 import sys
@@ -58,7 +59,8 @@ def train_adapter(
         The adapter in `plan.folder / "adapter"`.
 
     Raises:
-        UserError: the card's memory is too small for this config.
+        UserError: the card's memory is too small for this config, or a loss, a gradient or a
+            weight is no number.
     """
     with locked(plan.folder):
         start = time.monotonic()
@@ -75,6 +77,7 @@ def train_adapter(
             raise out_of_memory(trainer.layout) from error
         finally:
             trainer.layout.close()
+        trainer.require_finite_weights()
         folder = plan.folder / "adapter"
         save_adapter(trainer.model, processor, base, folder)
         record = AdapterRecord(
@@ -130,7 +133,7 @@ def build_trainer(
         data_collator=layout.collator,
         callbacks=[MarkComplete(), ReportMetrics(log_metrics), LogLines()],
     )
-    trainer.layout = layout
+    trainer.layout, trainer.plan = layout, plan
     _show_progress_once(trainer)
     _keep_adapter_in_fp32(trainer.model)
     return trainer
@@ -156,7 +159,7 @@ def sft_config(plan: TrainingPlan, layout: Layout) -> SFTConfig:
     defaults = {
         "dataloader_pin_memory": on_gpu,
         "accelerator_config": {"non_blocking": on_gpu},  # else each batch waits for the GPU
-        "logging_nan_inf_filter": not on_gpu,  # it would wait for the GPU after each pack
+        "logging_nan_inf_filter": False,  # it would hide what `not_finite` stops at
         "dataloader_persistent_workers": layout.options["dataloader_num_workers"] > 0,
     }
     decided = {
@@ -188,6 +191,21 @@ def out_of_memory(layout: Layout) -> UserError:
     return UserError(
         f"the GPU's memory is full ({memory_gib(peak=True):.1f} GiB in use at the peak).",
         "Try, in this order: " + "; ".join(advice) + ".",
+    )
+
+
+def not_finite(what: str, value: float, step: int, rate: float, plan: TrainingPlan) -> UserError:
+    """Which number is none, at which step, and which settings to lower."""
+    lower = ["training.learning_rate"]
+    if plan.training.get("max_grad_norm", 1.0) != 1.0:
+        lower.append("training.max_grad_norm (1.0 is usual)")
+    advice = f"Lower {' and '.join(lower)}"
+    if plan.fp8:
+        advice += ", or set compute.frozen_weights: nf4"
+    if step == 1:
+        advice += ". Nothing was trained before this step: the base model may not work in bf16"
+    return UserError(
+        f"{what} is {value} at step {step}, with a learning rate of {rate:.2g}.", advice + "."
     )
 
 
@@ -254,9 +272,13 @@ class Counts:
 
 
 class CatalogTrainer(SFTTrainer):
-    """SFTTrainer that trains on packs, and logs speed and memory beside the loss."""
+    """SFTTrainer that trains on packs, logs speed and memory beside the loss, and stops at the
+    first number that is none."""
 
     layout: Layout
+    plan: TrainingPlan
+    # Norm of the last step's gradients, with the step and its learning rate, until it is looked at.
+    _gradients: tuple[torch.Tensor, int, float] | None = None
     _counts: Counts | None = None
     _weights: int | None = None
 
@@ -299,7 +321,19 @@ class CatalogTrainer(SFTTrainer):
         return 6 * self._weights * inputs["input_ids"].numel()
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss; a pack's picture features go around the model's arguments."""
+        """TRL's loss, which must be a number. TRL has waited for the device to log its own
+        figures, so looking at the loss and at the last step's gradients costs no time."""
+        found = self._loss_of(model, inputs, *args, **kwargs)
+        self._require_finite_gradients()
+        loss = found[0] if isinstance(found, tuple) else found
+        if model.training:
+            self._require_finite("the loss", loss, self.state.global_step + 1)
+        else:
+            self._require_finite("the held-out loss", loss, self.state.global_step)
+        return found
+
+    def _loss_of(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """A pack's picture features go around the model's arguments."""
         if self.layout.pictures is None:
             return super().compute_loss(model, inputs, *args, **kwargs)
         given = inputs.pop(PICTURES, None)
@@ -312,6 +346,7 @@ class CatalogTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add speed, waiting and memory since the last log to a training log."""
+        self._require_finite_gradients()
         if "loss" in logs:
             if self._counts and self._counts.samples:
                 logs.update(self._counts.speeds(self.accelerator.num_processes))
@@ -320,3 +355,35 @@ class CatalogTrainer(SFTTrainer):
             # TRL takes a pack for one token.
             self._metrics["train"]["num_tokens"] = [float(self.state.num_input_tokens_seen)]
         super().log(logs, start_time)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The norm of a step's gradients, kept to be looked at when the device is done with it."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if self.accelerator.scaler is None:  # which skips steps whose fp16 gradients overflow
+            self._gradients = (norm, self.state.global_step + 1, self._get_learning_rate())
+        return norm
+
+    def _require_finite_gradients(self) -> None:
+        if self._gradients:
+            norm, step, rate = self._gradients
+            self._gradients = None
+            self._require_finite("the norm of the gradients", norm, step, rate)
+
+    def _require_finite(
+        self, what: str, value: torch.Tensor, step: int, rate: float | None = None
+    ) -> None:
+        if not math.isfinite(number := float(value.detach())):
+            rate = self._get_learning_rate() if rate is None else rate
+            raise not_finite(what, number, step, rate, self.plan)
+
+    def require_finite_weights(self) -> None:
+        """Raise UserError unless all that is trained are numbers, after the last step too."""
+        self._require_finite_gradients()
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        norm = torch.nn.utils.get_total_norm(weights, float("inf"))
+        self._require_finite("the largest weight of the adapter", norm, self.state.global_step)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save a training that can be gone on from."""
+        self.require_finite_weights()
+        super()._save_checkpoint(*args, **kwargs)

@@ -247,3 +247,78 @@ def test_frozen_weights_in_fp8_train_alike(demo: Demo) -> None:
     assert fp8.record.layout["packed"]
     assert losses(fp8) != losses(plain)
     assert losses(fp8) == pytest.approx(losses(plain), rel=0.02)
+
+
+def test_a_loss_that_is_no_number_stops_training(
+    demo: Demo, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the step where it appears, between two log lines; the checkpoints of before stay, and
+    none is written after it."""
+    options = {"learning_rate": 1e30, "max_steps": 4, "logging_steps": 100, "max_grad_norm": 1e9}
+    plan = demo.plan(training={**options, "save_strategy": "steps", "save_steps": 1})
+    with pytest.raises(UserError) as raised:
+        demo.adapter(plan)
+    assert str(raised.value) == (
+        "the loss is nan at step 2, with a learning rate of 7.5e+29. Lower training.learning_rate "
+        "and training.max_grad_norm (1.0 is usual)."
+    )
+    assert [path.name for path in plan.folder.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert not (plan.folder / "adapter").exists() and "loss 0.0000" not in caplog.text
+
+
+class Overflow(TrainerCallback):
+    """Lets the gradients of the third step overflow, or the weights after it."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the Trainer before the batches of a step."""
+        if self.what == "gradients" and state.global_step == 2:
+            trained(kwargs["model"]).register_hook(lambda gradient: gradient + float("inf"))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the Trainer after the optimizer's step."""
+        if self.what == "weights" and state.global_step == 3:
+            trained(kwargs["model"]).data.fill_(float("inf"))
+
+
+def trained(model: Any) -> Any:
+    """One of the tensors that are trained."""
+    return next(weight for weight in model.parameters() if weight.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("overflows", "evaluated", "problem"),
+    [
+        ("gradients", False, "the norm of the gradients is inf at step 3"),
+        ("weights", False, "the largest weight of the adapter is inf at step 3"),
+        ("weights", True, "the held-out loss is nan at step 3"),
+    ],
+)
+def test_no_checkpoint_after_what_is_no_number(
+    demo: Demo, overflows: str, evaluated: bool, problem: str
+) -> None:
+    """Neither gradients nor weights nor the held-out loss pass unseen, after the last step too."""
+    saving = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "logging_steps": 100}
+    evaluating = {"eval_strategy": "steps", "eval_steps": 3} if evaluated else {}
+    plan = demo.plan(training={**saving, **evaluating, "learning_rate": 1e-4})
+    trainer = demo.trainer(plan)
+    trainer.add_callback(Overflow(overflows))
+    with pytest.raises(UserError, match=f"{problem}, with a learning rate of .* Lower training"):
+        trainer.train()
+    assert sorted(path.name for path in plan.folder.glob("checkpoint-*")) == [
+        "checkpoint-1",
+        "checkpoint-2",
+    ]
+
+
+def test_what_to_lower(demo: Demo) -> None:
+    """The advice fits the config and the step."""
+    from vlmtune.training.trainer import not_finite
+
+    plain = str(not_finite("the loss", float("nan"), 7, 1e-4, demo.plan()))
+    assert plain.endswith("learning rate of 0.0001. Lower training.learning_rate.")
+    options = {"training": {"max_grad_norm": 0.0}, "fp8": True}
+    every = str(not_finite("the loss", float("nan"), 1, 1e-4, demo.plan(**options)))
+    assert "max_grad_norm" in every and "nf4" in every and "the base model may not" in every
