@@ -23,7 +23,7 @@ class MarkComplete(TrainerCallback):
         """Called by the Trainer after the last file of a checkpoint is written."""
         checkpoint = Path(args.output_dir) / f"{CHECKPOINT_PREFIX}-{state.global_step}"
         if state.is_world_process_zero and checkpoint.is_dir():
-            mark_complete(checkpoint, state.global_step)
+            mark_complete(checkpoint)
 
 
 class ReportMetrics(TrainerCallback):

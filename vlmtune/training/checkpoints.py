@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+from vlmtune.revision import hash_files
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_PREFIX = "checkpoint"  # transformers' PREFIX_CHECKPOINT_DIR
 COMPLETE = "complete.json"
@@ -24,20 +30,64 @@ def training_fingerprint(parts: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def mark_complete(checkpoint: Path, step: int) -> None:
-    """Mark a checkpoint once all of it is on disk: a kill leaves an unmarked one behind."""
-    (checkpoint / COMPLETE).write_text(json.dumps({"step": step}))
+def mark_complete(folder: Path) -> None:
+    """Mark a folder once all of it is on disk, with the SHA-256 of each file: a kill or a power
+    cut leaves an unmarked folder behind."""
+    digests = hash_files(folder)
+    for path in [*folder.rglob("*"), folder, folder.parent]:
+        _reach_the_disk(path)
+    _write_at_once(folder / COMPLETE, digests)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder is marked, and its files are those that were marked. The log names a file
+    that is not."""
+    if not (folder / COMPLETE).is_file():
+        return False
+    if name := _damaged_file(folder):
+        logger.warning("%s in %s is damaged: it is not used.", name, folder)
+    return name is None
+
+
+def _damaged_file(folder: Path) -> str | None:
+    found = hash_files(folder)
+    del found[COMPLETE]
+    try:
+        marked = json.loads((folder / COMPLETE).read_text())
+        return min((name for name, _ in marked.items() ^ found.items()), default=None)
+    except (ValueError, AttributeError, TypeError):  # no JSON, or not what was written
+        return COMPLETE
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint below a folder; half-written ones are removed."""
-    complete = []
-    for checkpoint in folder.glob(f"{CHECKPOINT_PREFIX}-*"):
-        if (checkpoint / COMPLETE).is_file():
-            complete.append(checkpoint)
-        else:
-            shutil.rmtree(checkpoint)
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    """The newest whole checkpoint below a folder; newer ones, half-written or damaged, are
+    removed."""
+    checkpoints = sorted(
+        folder.glob(f"{CHECKPOINT_PREFIX}-*"), key=lambda path: int(path.name.rpartition("-")[2])
+    )
+    for checkpoint in reversed(checkpoints):
+        if is_whole(checkpoint):
+            return checkpoint
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _write_at_once(path: Path, content: dict[str, str]) -> None:
+    """Write JSON so that even after a power cut the file is whole or not there."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=1))
+    _reach_the_disk(temporary)
+    temporary.replace(path)
+    _reach_the_disk(path.parent)
+
+
+def _reach_the_disk(path: Path) -> None:
+    """Wait until a file or the names in a folder have reached the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -52,7 +102,7 @@ def mark_finished(folder: Path, run: str) -> None:
     """Mark a training whose adapter is whole with the run that finished it. Its checkpoints are
     kept until the adapter is safe in the artifact store: a disk that fills up in between loses
     nothing."""
-    (folder / FINISHED).write_text(json.dumps({"run": run}))
+    _write_at_once(folder / FINISHED, {"run": run})
 
 
 def remove_finished(root: Path, run: str) -> None:

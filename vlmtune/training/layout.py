@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shutil
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from vlmtune.models.attention import use_packed_attention
 from vlmtune.models.base_model import BaseModelRef
 from vlmtune.models.kernels import layers_compiled, layers_fused
 from vlmtune.models.vision import PictureEncoder
+from vlmtune.training.checkpoints import is_whole, mark_complete
 from vlmtune.training.feature_cache import FeatureCache, encoder_key
 from vlmtune.training.memory_plan import (
     ModelShape,
@@ -211,7 +213,7 @@ def _packed(
     sources = {TRAIN: given.train, HELD_OUT: given.held_out}
     workers = options["dataloader_num_workers"]
     train, held_out = (
-        _prepare(rows, side, encoder, pictures, plan.folder / f"{side}.arrow", workers)
+        _prepare(rows, side, encoder, pictures, plan.folder / side, workers)
         for side, rows in sources.items()
     )
     if cache and cache.refused:
@@ -284,17 +286,18 @@ def _prepare(
     side: str,
     encoder: RowEncoder,
     pictures: PictureEncoder,
-    path: "Path",
+    folder: "Path",
     workers: int,
 ) -> "Dataset":
-    """The prepared rows; those of an interrupted training are used again."""
+    """The prepared rows; those of an interrupted training are used again, if they are whole."""
     from datasets import Dataset
 
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_suffix(".tmp")
-        prepare_rows(rows, side, encoder, pictures, half, workers, sys.stderr.isatty())
-        half.rename(path)
+    path = folder / "rows.arrow"
+    if not is_whole(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        prepare_rows(rows, side, encoder, pictures, path, workers, sys.stderr.isatty())
+        mark_complete(folder)
     return Dataset.from_file(str(path))
 
 

@@ -162,8 +162,12 @@ def sft_config(plan: TrainingPlan, layout: Layout) -> SFTConfig:
         "logging_nan_inf_filter": False,  # it would hide what `not_finite` stops at
         "dataloader_persistent_workers": layout.options["dataloader_num_workers"] > 0,
     }
+    limit = plan.training.get("save_total_limit")
     decided = {
         "output_dir": str(plan.folder),
+        "save_total_limit": max(2, limit)
+        if limit
+        else None,  # the newest may turn out to be damaged
         "seed": plan.seed,
         "use_cpu": not on_gpu,
         "torch_compile": False,  # the decoder's layers are compiled already

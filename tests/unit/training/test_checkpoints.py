@@ -1,15 +1,21 @@
 """Only whole checkpoints of the very same training are gone on from."""
 
+import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.unit.conftest import Demo
 from vlmtune.config.model import ModelConfig
 from vlmtune.models.base_model import BaseModelRef
 from vlmtune.training.checkpoints import (
+    COMPLETE,
     FINISHED,
     last_complete_checkpoint,
     locked,
@@ -26,7 +32,7 @@ def make_checkpoint(folder: Path, step: int, complete: bool = True) -> Path:
     checkpoint.mkdir(parents=True)
     (checkpoint / "optimizer.pt").write_text("state")
     if complete:
-        mark_complete(checkpoint, step)
+        mark_complete(checkpoint)
     return checkpoint
 
 
@@ -141,3 +147,94 @@ def test_a_marker_that_another_run_is_writing(tmp_path: Path) -> None:
     (tmp_path / "other" / FINISHED).write_text("")
     remove_finished(tmp_path, "this-run")
     assert last_complete_checkpoint(tmp_path / "other") is not None
+
+
+@pytest.fixture(scope="module")
+def straight(
+    demo_rows: Callable[[Path], Demo], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Demo, Any, Any]:
+    """A small demo, a plan that keeps two checkpoints of three steps, and the adapter it made."""
+    demo = demo_rows(tmp_path_factory.mktemp("straight"))
+    demo.train, demo.held_out = demo.train.select(range(12)), demo.held_out.select(range(2))
+    saving = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+    plan = demo.plan(training={**saving, "max_steps": 3, "gradient_accumulation_steps": 1})
+    return demo, plan, demo.adapter(plan)
+
+
+def flip(path: Path) -> None:
+    """Change one byte in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    """Cut the last byte off."""
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def test_every_damaged_file_of_a_checkpoint_is_noticed(
+    straight: tuple[Demo, Any, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Flipped, cut or gone: the warning names it, and the checkpoint before is taken."""
+    folder = straight[1].folder
+    last = folder / "checkpoint-3"
+    names = [path.relative_to(last) for path in last.rglob("*") if path.is_file()]
+    damages: list[Callable[[Path], None]] = [flip, truncate, Path.unlink]
+    noticed = 0
+    for damage in damages:
+        for name in names:
+            copy = tmp_path / f"{damage.__name__}-{name}"
+            for step in ("2", "3"):
+                shutil.copytree(folder / f"checkpoint-{step}", copy / f"checkpoint-{step}")
+            damage(copy / "checkpoint-3" / name)
+            caplog.clear()
+            assert last_complete_checkpoint(copy) == copy / "checkpoint-2", (damage, name)
+            assert not (copy / "checkpoint-3").exists()
+            # Without its marker, it is one that a kill cut short.
+            assert (damage is Path.unlink and name.name == COMPLETE) or str(name) in caplog.text
+            noticed += 1
+    assert {"optimizer.pt", "adapter_model.safetensors", COMPLETE} <= {each.name for each in names}
+    print(f"{noticed} damaged files of {len(names)} kinds noticed")
+
+
+def test_resuming_before_a_damaged_checkpoint_ends_in_the_same_bits(
+    straight: tuple[Demo, Any, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the checkpoint before; with none left and damaged rows, from the beginning."""
+    demo, plan, expected = straight
+    shutil.copytree(plan.folder, tmp_path / "again")
+    again = demo.plan(training=plan.training, folder=tmp_path / "again")
+    truncate(again.folder / "checkpoint-3" / "optimizer.pt")
+    adapter = demo.adapter(again)
+    assert adapter.record.resumed_from == 2 and adapter.content_hash == expected.content_hash
+    assert "optimizer.pt" in caplog.text
+    flip(again.folder / "checkpoint-2" / "adapter_model.safetensors")
+    (again.folder / "checkpoint-3" / "rng_state.pth").unlink()
+    flip(again.folder / "train" / "rows.arrow")
+    truncate(again.folder / "held_out" / "rows.arrow")
+    adapter = demo.adapter(again)
+    assert adapter.record.resumed_from is None and adapter.content_hash == expected.content_hash
+    assert caplog.text.count("rows.arrow") == 2
+
+
+def test_all_of_a_checkpoint_is_on_disk_before_its_marker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file and folder; then the marker, before and after it gets its name."""
+    checkpoint = make_checkpoint(tmp_path, 5, complete=False)
+    (checkpoint / "part").mkdir()
+    (checkpoint / "part" / "weights").write_text("weights")
+    synced, fsync = [], os.fsync
+
+    def watched(handle: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        synced.append((path.relative_to(tmp_path).as_posix(), (checkpoint / COMPLETE).exists()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    mark_complete(checkpoint)
+    files = ["optimizer.pt", "part", "part/weights"]
+    before = {".", "checkpoint-5", *(f"checkpoint-5/{name}" for name in files)}
+    assert {name for name, marked in synced[:-2] if not marked} == before
+    assert synced[-2:] == [(f"checkpoint-5/.{COMPLETE}.tmp", False), ("checkpoint-5", True)]
