@@ -6,7 +6,8 @@ from zenml.enums import ArtifactType, VisualizationType
 
 from materializers.folders import RECORD, FolderMaterializer, link_folder
 from vlmtune.models.merge_record import MergeRecord, MergeResult
-from vlmtune.revision import hash_text
+from vlmtune.publishing.same_files import require_same
+from vlmtune.revision import hash_files, hash_text
 
 MODEL_FOLDER = "model"
 
@@ -20,10 +21,16 @@ class MergeResultMaterializer(FolderMaterializer):
     SKIP_REGISTRATION = False
 
     def save(self, data: MergeResult) -> None:
-        """Write the record and, if there is one, the model."""
+        """Write the record and, if there is one, the model, which must be the one recorded."""
         with self.folder_to_write() as folder:
             if data.folder is not None:
                 link_folder(data.folder, folder / MODEL_FOLDER)
+                require_same(
+                    data.record.files,
+                    hash_files(folder / MODEL_FOLDER),
+                    "the merged model",
+                    "Run again; if it comes back, look for what changes the files in work_dir.",
+                )
             (folder / RECORD).write_text(data.record.model_dump_json(indent=1))
 
     def load(self, data_type: type[MergeResult]) -> MergeResult:

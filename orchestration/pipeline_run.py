@@ -117,10 +117,11 @@ def run_configured(
     try:
         pipeline = configured_pipeline(name, config, run_name, use_cache, made_from, version)
         pipeline(config=config, tracker=stack.tracker, **arguments)
+        summary = _fill(folder, run_name, config, places)
     except BaseException:
         _keep_what_there_is(folder, run_name, config, places, time.monotonic() - start)
         raise
-    return RunOutcome(folder, _fill(folder, run_name, config, places), stack)
+    return RunOutcome(folder, summary, stack)
 
 
 def require_secrets(hub: HubConfig) -> None:

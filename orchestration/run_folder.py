@@ -13,7 +13,7 @@ from typing import Any
 
 from vlmtune.describing.files import replaced, write_files
 from vlmtune.publishing.bundle import assemble_bundle
-from vlmtune.publishing.publication import folders_to_publish
+from vlmtune.publishing.publication import folders_to_publish, require_tested, tested_files
 
 SUMMARY, CONFIG = "summary.json", "config.resolved.yaml"
 PAGES = {  # artifact -> page; what the merged model was asked comes after the tuned one
@@ -47,18 +47,25 @@ def fill_run_folder(
         run: ZenML's record of the pipeline run, finished or failed.
         hub: the `hub` section of the config.
         places: see `orchestration.places`.
+
+    Raises:
+        UserError: an artifact is gone, or not what was stored: also one of a cached step, which
+            nothing else of the run has read.
     """
-    artifacts = run_artifacts(run)
-    summary = _finite(_summary(run, artifacts) | {"places": places})
+    from steps.artifacts import load_artifact
+
+    versions = run_artifacts(run)
+    artifacts = {name: load_artifact(version) for name, version in versions.items()}
+    summary = _finite(_summary(run, versions, artifacts) | {"places": places})
     _write_summary(folder, summary)
     for artifact, page in PAGES.items():
         if artifact in artifacts:
             with replaced(folder / page) as scratch:
-                scratch.write_text(str(artifacts[artifact].load()), encoding="utf-8")
+                scratch.write_text(str(artifacts[artifact]), encoding="utf-8")
     if "descriptions" in artifacts:
-        write_files(artifacts["descriptions"].load().table, folder)
+        write_files(artifacts["descriptions"].table, folder)
     if "ledger" in artifacts:
-        _lay_out_ledger(folder, artifacts["ledger"].load())
+        _lay_out_ledger(folder, artifacts["ledger"])
     if "publication" in artifacts:
         _lay_out_publication(folder / "publish", artifacts, hub)
     return summary
@@ -98,9 +105,9 @@ def run_artifacts(run: Any) -> dict[str, Any]:
     }
 
 
-def _summary(run: Any, artifacts: dict[str, Any]) -> dict[str, Any]:
+def _summary(run: Any, versions: dict[str, Any], artifacts: dict[str, Any]) -> dict[str, Any]:
     evaluation = _newest(artifacts, "merged_evaluation", "evaluation")
-    adapter = artifacts["adapter"].load() if "adapter" in artifacts else None
+    adapter = artifacts.get("adapter")
     base = adapter.record.base if adapter else None
     return {
         "run_name": run.name,
@@ -115,7 +122,7 @@ def _summary(run: Any, artifacts: dict[str, Any]) -> dict[str, Any]:
             for name, step in run.steps.items()
         },
         "catalog": _catalog_facts(artifacts),
-        "warnings": artifacts["warnings"].load() if "warnings" in artifacts else {},
+        "warnings": artifacts.get("warnings", {}),
         "metrics": evaluation.metrics if evaluation else {},
         "gate": _gate_facts(_newest(artifacts, "merged_decision", "decision")),
         "publication": _publication_facts(artifacts),
@@ -127,14 +134,14 @@ def _summary(run: Any, artifacts: dict[str, Any]) -> dict[str, Any]:
         "adapter_hash": adapter.content_hash if adapter else None,
         "artifacts": {
             name: {"id": str(version.id), "uri": version.uri, "made_by_run": _maker(version)}
-            for name, version in artifacts.items()
+            for name, version in versions.items()
         },
     }
 
 
 def _newest(artifacts: dict[str, Any], *names: str) -> Any:
     """The first of these artifacts that there is."""
-    return next((artifacts[name].load() for name in names if name in artifacts), None)
+    return next((artifacts[name] for name in names if name in artifacts), None)
 
 
 def _gate_facts(decision: Any) -> dict[str, Any] | None:
@@ -150,13 +157,13 @@ def _gate_facts(decision: Any) -> dict[str, Any] | None:
 def _publication_facts(artifacts: dict[str, Any]) -> dict[str, Any] | None:
     if "publication" not in artifacts:
         return None
-    return artifacts["publication"].load().model_dump(include={"status", "reason", "repos"})
+    return artifacts["publication"].model_dump(include={"status", "reason", "repos"})
 
 
 def _catalog_facts(artifacts: dict[str, Any]) -> dict[str, Any] | None:
     if "ledger" not in artifacts:
         return None
-    ledger = artifacts["ledger"].load()
+    ledger = artifacts["ledger"]
     return {
         "version": ledger.catalog_version,
         "rows": ledger.counts,
@@ -170,7 +177,7 @@ def _catalog_facts(artifacts: dict[str, Any]) -> dict[str, Any] | None:
 def _description_facts(artifacts: dict[str, Any]) -> dict[str, Any] | None:
     if "descriptions" not in artifacts:
         return None
-    record = artifacts["descriptions"].load().record
+    record = artifacts["descriptions"].record
     return {**record.model_dump(), "rows_per_second": record.rows_per_second}
 
 
@@ -217,10 +224,12 @@ def _lay_out_ledger(folder: Path, ledger: Any) -> None:
 
 
 def _lay_out_publication(folder: Path, artifacts: dict[str, Any], hub: Any) -> None:
-    publication = artifacts["publication"].load()
+    publication = artifacts["publication"]
     if publication.status == "kept_back" or "adapter" not in artifacts:
         return  # nothing goes out, or another run made it and has it ready
-    adapter, merged = artifacts["adapter"].load(), artifacts["merged_model"].load()
-    for kind, source in folders_to_publish(hub, adapter, merged).items():
+    adapter, merged = artifacts["adapter"], artifacts["merged_model"]
+    folders = folders_to_publish(hub, adapter, merged)
+    require_tested(folders, tested_files(artifacts["merged_decision"], merged))
+    for kind, source in folders.items():
         receipt = publication.receipts.get(kind)
         assemble_bundle(source, publication.cards[kind], folder / kind, receipt)

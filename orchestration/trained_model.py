@@ -69,13 +69,15 @@ def model_of_version(version: Version) -> TrainedModel:
     """
     from zenml.client import Client
 
+    from steps.artifacts import cause_of
+
     facts, client = version.facts, Client()
     try:
         run = client.get_pipeline_run(facts.run_name, allow_name_prefix_match=False)
         adapter = client.get_artifact_version(facts.artifacts["adapter"]).load()
     except Exception as error:  # each artifact store has errors of its own
         raise UserError(
-            f"{version.name} v{version.number} cannot be read ({type(error).__name__}: {error}).",
+            f"{version.name} v{version.number} cannot be read: {cause_of(error)}",
             "Name another version, or a run's folder: --model-run.",
         ) from error
     return TrainedModel(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zenml.client import Client
 
+from steps.artifacts import cause_of
 from steps.context import run_context
 from steps.made_from import own_inputs
 from steps.registry import open_registry
@@ -56,6 +57,6 @@ def _artifact(champion: ChampionRef, artifact_id: str) -> Any:
         return Client().get_artifact_version(artifact_id).load()
     except Exception as error:  # each artifact store has errors of its own
         raise UserError(
-            f"the champion v{champion.number} cannot be read ({type(error).__name__}: {error}).",
+            f"the champion v{champion.number} cannot be read: {cause_of(error)}",
             "Make another version the champion: run.py promote VERSION.",
         ) from error

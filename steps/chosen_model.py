@@ -4,6 +4,7 @@ from typing import Any
 
 from zenml.client import Client
 
+from steps.artifacts import cause_of
 from vlmtune.errors import UserError
 from vlmtune.models.describer import ChosenModel, Describer
 
@@ -27,6 +28,6 @@ def _artifact(chosen: ChosenModel, name: str) -> Any:
         return Client().get_artifact_version(chosen.artifacts[name]).load()
     except Exception as error:  # each artifact store has errors of its own
         raise UserError(
-            f"the {name} of the run {chosen.run} cannot be read ({type(error).__name__}: {error}).",
+            f"the {name} of the run {chosen.run} cannot be read: {cause_of(error)}",
             "Name another run with --model-run, or train again.",
         ) from error

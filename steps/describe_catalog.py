@@ -7,6 +7,7 @@ from zenml.config.cache_policy import CachePolicy
 from zenml.types import HTMLString
 
 from materializers.descriptions import DescriptionsMaterializer
+from materializers.page import PageMaterializer
 from steps.chosen_model import open_describer
 from steps.context import begin_tracking, run_context, run_name
 from vlmtune.catalog.catalog import Catalog
@@ -27,7 +28,10 @@ def describe_catalog_code() -> str:
 
 
 @step(
-    output_materializers={"descriptions": DescriptionsMaterializer},
+    output_materializers={
+        "descriptions": DescriptionsMaterializer,
+        "descriptions_page": PageMaterializer,
+    },
     cache_policy=CachePolicy(cache_func=describe_catalog_code),
 )
 def describe_catalog(

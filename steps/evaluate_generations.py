@@ -7,6 +7,7 @@ from zenml.config.cache_policy import CachePolicy
 from zenml.types import HTMLString
 
 from materializers.evaluation_report import EvaluationReportMaterializer
+from materializers.page import PageMaterializer
 from materializers.promotion_decision import PromotionDecisionMaterializer
 from steps.champion import champion_now, rival_of
 from steps.context import begin_tracking
@@ -34,6 +35,7 @@ def evaluate_generations_code() -> str:
     output_materializers={
         "evaluation": EvaluationReportMaterializer,
         "decision": PromotionDecisionMaterializer,
+        "report": PageMaterializer,
     },
     cache_policy=CachePolicy(cache_func=evaluate_generations_code),
 )

@@ -9,6 +9,7 @@ from zenml.types import HTMLString
 
 from materializers.evaluation_report import EvaluationReportMaterializer
 from materializers.merge_result import MergeResultMaterializer
+from materializers.page import PageMaterializer
 from materializers.promotion_decision import PromotionDecisionMaterializer
 from steps.context import begin_tracking, run_context
 from steps.pages import evaluation_page
@@ -37,6 +38,7 @@ def merge_adapter_code() -> str:
         "merged_model": MergeResultMaterializer,
         "merged_evaluation": EvaluationReportMaterializer,
         "merged_decision": PromotionDecisionMaterializer,
+        "merged_report": PageMaterializer,
     },
     cache_policy=CachePolicy(cache_func=merge_adapter_code),
 )

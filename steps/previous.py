@@ -9,6 +9,7 @@ from typing import Any
 from pydantic_core import to_json
 from zenml.client import Client
 
+from steps.artifacts import cause_of
 from steps.registry import open_registry
 from vlmtune.catalog.loading import PreviousCatalog
 from vlmtune.config.data import PROMOTED, DataConfig, PromptConfig
@@ -68,7 +69,7 @@ def load_previous(ledger_id: str | None) -> PreviousCatalog | None:
         return PreviousCatalog(catalog=catalog.load(), ledger=version.load(), id=ledger_id)
     except Exception as error:  # each artifact store has errors of its own
         raise UserError(
-            f"the previous ledger {ledger_id} cannot be read ({type(error).__name__}: {error}).",
+            f"the previous ledger {ledger_id} cannot be read: {cause_of(error)}",
             "Name another run in data.previous, or set it to null to begin a new split.",
         ) from error
 

@@ -19,10 +19,10 @@ from vlmtune.evaluation.results import EvaluationReport
 from vlmtune.models.adapter import Adapter
 from vlmtune.models.merge_record import MergeResult
 from vlmtune.publishing.publication import (
-    Kind,
     Publication,
     gather_facts,
     publish,
+    tested_files,
     write_cards,
     write_receipts,
 )
@@ -64,10 +64,7 @@ def push_to_hub(
     context = run_context()
     registry = open_registry(context.catalog_name)
     version = registry and register(registry, catalog, adapter, merged_model, decision, model)
-    tested: dict[Kind, dict[str, str]] = {
-        "adapter": decision.adapter_files,
-        "merged": merged_model.record.files,
-    }
+    tested = tested_files(decision, merged_model)
     facts = gather_facts(
         hub,
         catalog,

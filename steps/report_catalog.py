@@ -7,6 +7,7 @@ from zenml import step
 from zenml.config.cache_policy import CachePolicy
 from zenml.types import HTMLString
 
+from materializers.page import PageMaterializer
 from steps.context import begin_tracking, run_name
 from steps.previous import load_previous
 from vlmtune.catalog.catalog import Catalog
@@ -25,7 +26,10 @@ def report_catalog_code() -> str:
     return code_version(__name__)
 
 
-@step(cache_policy=CachePolicy(cache_func=report_catalog_code))
+@step(
+    output_materializers={"data_report": PageMaterializer, "ledger_page": PageMaterializer},
+    cache_policy=CachePolicy(cache_func=report_catalog_code),
+)
 def report_catalog(
     catalog: Catalog,
     ledger: RowLedger,

@@ -2,12 +2,19 @@
 
 import hashlib
 import re
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from vlmtune.errors import UserError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+LARGE = 2**20  # bytes: smaller files are read again each time, and not remembered
+# A file is remembered once it has not changed for longer than a tick of the coarsest file system's
+# clock (FAT: 2 s): a change within the same tick would leave no trace in its time.
+SETTLED_NS = 2 * 10**9
+_hashes: dict[tuple[int, int, int, int], str] = {}
 
 
 def is_local(source: str) -> bool:
@@ -45,9 +52,36 @@ def hash_text(text: str) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 over the content of a file; 64 hex digits."""
+    """SHA-256 over the content of a file; 64 hex digits.
+
+    A large file is read once per process, under all its names, as long as inode, size and time of
+    the last change stay as they are.
+    """
+    status = path.stat()
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    if identity in _hashes:
+        return _hashes[identity]
+    settled = time.time_ns() - status.st_mtime_ns > SETTLED_NS
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if settled and status.st_size >= LARGE:
+        _hashes[identity] = digest
+    return digest
+
+
+def differences(recorded: Mapping[str, str], found: Mapping[str, str]) -> dict[str, str]:
+    """Name -> changed, missing or added, for each file whose hash is not the recorded one."""
+    return {
+        name: "missing" if name not in found else "changed" if name in recorded else "added"
+        for name in sorted(recorded.keys() | found.keys())
+        if recorded.get(name) != found.get(name)
+    }
+
+
+def public_name(source: str) -> str:
+    """A Hub id or relative path as it is; of an absolute path only the last name goes public."""
+    path = Path(source)
+    return path.name if path.is_absolute() or source.startswith("~") else source
 
 
 def resolve_commit(

@@ -31,9 +31,9 @@ from vlmtune.config.loading import load_config
 from vlmtune.describing.results import DescribingRecord, Descriptions, table_schema
 from vlmtune.evaluation.gate import GateCheck, PromotionDecision
 from vlmtune.evaluation.results import EvaluationReport, Prediction
-from vlmtune.models.adapter import Adapter, AdapterRecord, BaseWeightsInAdapter
-from vlmtune.models.base_model import BaseModelRef, resolve_base_model
-from vlmtune.models.merge_record import MergeCheck, MergeRecord, MergeResult
+from vlmtune.models.adapter import Adapter, BaseWeightsInAdapter
+from vlmtune.models.base_model import resolve_base_model
+from vlmtune.models.merge_record import MergeResult
 from vlmtune.prompting import format_examples
 from vlmtune.publishing.hub import PushedRepo
 from vlmtune.publishing.publication import Publication
@@ -141,18 +141,6 @@ def test_examples_keep_their_sides(catalog: Catalog, ledger: RowLedger, stored: 
     assert "images" not in back.train.column_names
 
 
-@pytest.fixture
-def adapter(tmp_path: Path) -> Adapter:
-    """A minimal but real adapter folder."""
-    folder = tmp_path / "trained"
-    folder.mkdir()
-    weights = {"base_model.model.q_proj.lora_A.weight": numpy.ones((2, 4), dtype="float32")}
-    save_file(weights, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2}))
-    base = BaseModelRef(id="owner/model", commit="0" * 40)
-    return Adapter(folder=folder, record=AdapterRecord(base=base, train_rows=3))
-
-
 def test_adapter_comes_back_with_its_record(adapter: Adapter, stored: RoundTrip) -> None:
     """Equal bits, equal hash, equal word on its base."""
     back = stored(AdapterMaterializer, adapter)
@@ -208,23 +196,6 @@ def test_quantized_model_is_loaded_in_place(stored: RoundTrip, tmp_path: Path) -
     assert not linear.support_avx512bf16_for_cpu
 
 
-@pytest.fixture
-def merged(tmp_path: Path, adapter: Adapter) -> MergeResult:
-    """A minimal merged model, with a check that was met."""
-    folder = tmp_path / "merged"
-    folder.mkdir()
-    save_file({"q_proj.weight": numpy.ones((4, 4))}, folder / "model.safetensors")
-    (folder / "config.json").write_text("{}")
-    record = MergeRecord(
-        status="merged",
-        base=adapter.record.base,
-        adapter_hash=adapter.content_hash,
-        checks=[MergeCheck(name="divergence", wanted="at most 0.002", found="1e-05", met=True)],
-        files=hash_files(folder),
-    )
-    return MergeResult(record, folder)
-
-
 def test_a_merged_model_is_not_written_again(merged: MergeResult, stored: RoundTrip) -> None:
     """Its files get a second name, and stay when the first one goes."""
     back = stored(MergeResultMaterializer, merged)
@@ -254,7 +225,8 @@ def test_a_merge_that_was_skipped_or_failed_has_no_folder(
     failed = MergeResult(merged.record.model_copy(update=facts))
     back = stored(MergeResultMaterializer, failed)
     assert back == failed
-    assert [path.name for path in (tmp_path / "artifact").iterdir()] == ["record.json"]
+    stored_files = sorted(path.name for path in (tmp_path / "artifact").iterdir())
+    assert stored_files == ["files.json", "record.json"]
     (address,) = MergeResultMaterializer(uri=str(tmp_path)).save_visualizations(failed)
     assert Path(address).read_text().startswith("**failed: divergence: too far**")
 

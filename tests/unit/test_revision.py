@@ -1,6 +1,7 @@
 """Names are pinned to what they stand for; a Hub that refuses says what to mend."""
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from vlmtune import revision
 from vlmtune.errors import UserError
 from vlmtune.revision import (
     digest_of,
     folder_size,
+    hash_file,
     hash_files,
     hash_folder,
     hash_text,
     is_local,
+    public_name,
     resolve_commit,
 )
 
@@ -208,3 +212,54 @@ def test_hashes_of_files(tmp_path: Path) -> None:
     files = hash_files(tmp_path)
     assert files == {"sub-one": hash_text("1"), "sub/two": hash_text("22")}
     assert digest_of(files) == digest_of(dict(reversed(files.items()))) == hash_folder(tmp_path)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A large file that was written a while ago."""
+    path = tmp_path / "large"
+    path.write_bytes(bytes(revision.LARGE))
+    age(path)
+    return path
+
+
+def age(path: Path) -> None:
+    """Say that a file was last changed an hour ago."""
+    an_hour_ago = path.stat().st_mtime_ns - 3600 * 10**9
+    os.utime(path, ns=(an_hour_ago, an_hour_ago))
+
+
+def test_an_unchanged_large_file_is_read_once(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whatever name; one that was changed or replaced since is read again."""
+    first = hash_file(large)
+    other = large.with_name("other")
+    os.link(large, other)
+    with monkeypatch.context() as unreadable:
+        unreadable.setattr(Path, "open", None)
+        assert hash_file(large) == hash_file(other) == first
+    large.write_bytes(bytes(revision.LARGE - 1) + b"x")
+    changed = hash_file(large)
+    assert changed == hash_file(other) != first
+    large.unlink()
+    large.write_bytes(bytes(revision.LARGE))
+    age(large)
+    assert hash_file(large) == first
+
+
+def test_a_file_that_was_just_written_is_not_remembered(tmp_path: Path) -> None:
+    """Changed again within a tick of the file system's clock, it would look as it did."""
+    path = tmp_path / "large"
+    path.write_bytes(bytes(revision.LARGE))
+    written = path.stat().st_mtime_ns
+    first = hash_file(path)
+    path.write_bytes(bytes(revision.LARGE - 1) + b"x")
+    os.utime(path, ns=(written, written))
+    assert hash_file(path) != first
+
+
+def test_a_name_without_the_folders_of_this_machine() -> None:
+    """Hub ids and relative paths say nothing of a machine."""
+    names = ("owner/model", "demo/model", "/home/ann/models/tiny", "~/shop", "words")
+    assert [public_name(name) for name in names] == [
+        *("owner/model", "demo/model", "tiny", "shop", "words")
+    ]

@@ -63,6 +63,31 @@ def folders_to_publish(hub: HubConfig, adapter: Adapter, merged: MergeResult) ->
     return {kind: folder for kind in hub.push if (folder := folders[kind]) is not None}
 
 
+def tested_files(decision: PromotionDecision, merged: MergeResult) -> dict[Kind, Mapping[str, str]]:
+    """Kind -> name -> SHA-256 of what was tested: judged by the gate, or proven by the merge."""
+    return {"adapter": decision.adapter_files, "merged": merged.record.files}
+
+
+def require_tested(folders: Mapping[Kind, Path], tested: Mapping[Kind, Mapping[str, str]]) -> None:
+    """Refuse folders that are not, card and receipt aside, what was tested.
+
+    Args:
+        folders: as of `folders_to_publish`, or the bundles made of them.
+        tested: as of `tested_files`.
+
+    Raises:
+        NotWhatWasTested: a file is changed, missing or added.
+    """
+    for kind, folder in folders.items():
+        require_same(
+            _without_written(tested.get(kind, {})),
+            _without_written(hash_files(folder)),
+            f"the {kind} that is to be published",
+            "Nothing was sent. Run again; if it comes back, look for what changes the artifact "
+            "store.",
+        )
+
+
 def gather_facts(
     hub: HubConfig,
     catalog: Catalog,
@@ -134,7 +159,8 @@ def publish(
     tag: str | None = None,
     patience: Patience | None = None,
 ) -> Publication:
-    """Push each kind to its repo; without a repo_id only say that it is ready.
+    """Push each kind to its repo; without a repo_id only say that it is ready, which it is if
+    it is what was tested.
 
     All bundles are made and compared with what was tested before the first is sent: one that is
     refused stops the others too. Tags are set when all have arrived. A push that fails ends it:
@@ -142,7 +168,7 @@ def publish(
 
     Args:
         cards, receipts: texts of README.md and receipt.json.
-        tested: `hash_files` of each kind's folder, as of its test.
+        tested: as of `tested_files`.
         tag: name of the version, such as v3, the same in all repos.
         patience: with a Hub that is busy or does not answer.
 
@@ -152,15 +178,15 @@ def publish(
         ValueError: a folder holds a file that may be a pickle; nothing was sent.
     """
     outcome = Publication(status="ready", cards=cards, receipts=receipts or {})
-    if hub.repo_id is None:
-        return outcome
     folders = folders_to_publish(hub, adapter, merged)
+    if hub.repo_id is None:
+        require_tested(folders, tested)
+        return outcome
     repos: dict[Kind, PushedRepo] = {}
     with tempfile.TemporaryDirectory(prefix="vlmtune-push-") as scratch:
         bundles = _lay_out(folders, cards, outcome.receipts, Path(scratch))
+        require_tested(bundles, tested)
         files = {kind: hash_files(bundle) for kind, bundle in bundles.items()}
-        for kind in bundles:
-            _require_tested(kind, files[kind], tested.get(kind, {}))
         try:
             for kind, bundle in bundles.items():
                 repo_id, message = str(repo_of(hub, kind)), f"vlmtune: {kind}"
@@ -188,15 +214,6 @@ def _lay_out(
             kind: assemble_bundle(folder, cards[kind], scratch / kind, receipts.get(kind))
             for kind, folder in folders.items()
         }
-
-
-def _require_tested(kind: Kind, found: Mapping[str, str], tested: Mapping[str, str]) -> None:
-    require_same(
-        _without_written(tested),
-        _without_written(found),
-        f"the {kind} that is to be published",
-        "Nothing was sent. Run again; if it comes back, look for what changes the artifact store.",
-    )
 
 
 def _without_written(files: Mapping[str, str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from vlmtune.errors import UserError
+from vlmtune.revision import differences
 
 NAMED_FILES = 5  # in an error; a merged model may have dozens
 
@@ -35,10 +36,5 @@ def require_same(
     Raises:
         NotWhatWasTested: a file is changed, missing or added.
     """
-    differences = {
-        name: "missing" if name not in found else "changed" if name in tested else "added"
-        for name in sorted(tested.keys() | found.keys())
-        if tested.get(name) != found.get(name)
-    }
-    if differences:
-        raise NotWhatWasTested(where, differences, mend)
+    if files := differences(tested, found):
+        raise NotWhatWasTested(where, files, mend)

@@ -172,6 +172,16 @@ def test_a_tampered_merge_stops_it_before_anything_is_sent(
     assert hub.requests == [] and hub.repos == {}
 
 
+def test_what_was_not_tested_is_not_ready_either(
+    adapter: Adapter, merged: MergeResult, tested: Tested
+) -> None:
+    """Without a repo nothing is sent, and still nothing else may be said to be ready."""
+    path = adapter.folder / "adapter_config.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(NotWhatWasTested, match=r"adapter_config\.json \(changed\)"):
+        publish(HubConfig(), adapter, merged, CARDS, tested)
+
+
 def test_no_room_to_lay_it_out(
     hub: HubServer,
     adapter: Adapter,
