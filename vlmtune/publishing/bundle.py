@@ -6,11 +6,13 @@ from pathlib import Path
 from vlmtune.artifact import PICKLE_SUFFIXES
 from vlmtune.files import link_or_copy
 
+WEIGHTS = ".safetensors"
 CARD, RECEIPT = "README.md", "receipt.json"  # what is written here, and so cannot be tested
 
 
 def assemble_bundle(source: Path, card: str, target: Path, receipt: str | None = None) -> Path:
-    """Lay out what is to be published. Files are hard-linked where that is possible.
+    """Lay out what is to be published. Weights are hard-linked where that is possible; what an
+    editor may write to is copied, since a link would change the source with it.
 
     Args:
         source: folder of an adapter or a merged model.
@@ -30,13 +32,11 @@ def assemble_bundle(source: Path, card: str, target: Path, receipt: str | None =
     for path in files:
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(path, copy)
-    _write(target / CARD, card)
+        if path.suffix == WEIGHTS:
+            link_or_copy(path, copy)
+        else:
+            shutil.copyfile(path, copy)
+    (target / CARD).write_text(card, encoding="utf-8")
     if receipt is not None:
-        _write(target / RECEIPT, receipt)
+        (target / RECEIPT).write_text(receipt, encoding="utf-8")
     return target
-
-
-def _write(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)  # never write through a hard link
-    path.write_text(text, encoding="utf-8")

@@ -47,6 +47,13 @@ def test_weights_are_not_copied(source: Path, tmp_path: Path) -> None:
     assert not (bundle / "README.md").samefile(source / "README.md")
 
 
+def test_an_edit_of_the_bundle_leaves_the_source(source: Path, tmp_path: Path) -> None:
+    """What an editor may write to is a file of its own."""
+    bundle = assemble_bundle(source, "card", tmp_path / "bundle")
+    (bundle / "sub/vocab.json").write_text("edited")
+    assert contents(source)["sub/vocab.json"] == "{}"
+
+
 def test_without_hard_links(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the file system has no hard links, files are copied."""
 
