@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn.functional import pad
-from transformers import Cache, DynamicCache, GenerationConfig, StaticCache
+from transformers import Cache, DynamicCache, StaticCache
 
 from vlmtune.evaluation.batches import fixed_length
 from vlmtune.evaluation.prompt_packs import BY_TOKEN, PromptPack
@@ -20,6 +20,7 @@ from vlmtune.evaluation.writing import write_ahead
 from vlmtune.models.adapter import without_wrapper
 from vlmtune.models.attention import packed_attention
 from vlmtune.models.decode_attention import GROUPED
+from vlmtune.models.generation_config import resolve_generation
 from vlmtune.models.step_graph import StepGraph, takes_static_cache
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Decoder:
         static: bool = False,
     ) -> None:
         self.model, self.processor, self.static = model, processor, static
-        self.config = GenerationConfig(**{**model.generation_config.to_diff_dict(), **options})
+        self.config = resolve_generation(model, options)
         if self.config.do_sample:  # no token can be sampled from NaN; the loss shows it
             self.config.remove_invalid_values = True
         self._core: Any = without_wrapper(model)

@@ -2,12 +2,13 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmtune.config.model import ModelConfig
 from vlmtune.config.publishing import MAX_DIVERGENCE
 from vlmtune.models.adapter import Adapter, attach_adapter, without_adapter
 from vlmtune.models.base_model import require_unchanged
+from vlmtune.models.generation_config import check_generation, write_generation
 from vlmtune.models.merge_record import MergeCheck, MergeRecord, MergeResult
 from vlmtune.models.processor import load_processor
 from vlmtune.models.quantized import load_model
@@ -31,6 +32,7 @@ def merge(
     folder: Path,
     skipped: str = "",
     max_divergence: float = MAX_DIVERGENCE,
+    generation: dict[str, Any] | None = None,
 ) -> MergeResult:
     """Merge the adapter into a freshly loaded bf16 base at the recorded revision, and check it.
 
@@ -42,6 +44,8 @@ def merge(
         folder: where the merged model is written; made here, and removed again if it fails.
         skipped: why it is not merged; empty to merge it.
         max_divergence: mean KL of the merged model from base and adapter, in nats a token.
+        generation: options of transformers.GenerationConfig that the gate asks with; the merged
+            model's generation_config.json says them.
 
     Raises:
         FileExistsError: there is something in the folder.
@@ -53,7 +57,7 @@ def merge(
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty")
     try:
-        record = _merge_and_check(adapter, config, rows, folder, max_divergence)
+        record = _merge_and_check(adapter, config, rows, folder, max_divergence, generation or {})
     except BaseException:
         _remove(folder)  # nothing half-written is taken for whole
         raise
@@ -68,7 +72,12 @@ def _remove(folder: Path) -> None:
 
 
 def _merge_and_check(
-    adapter: Adapter, config: ModelConfig, rows: "Dataset", folder: Path, max_divergence: float
+    adapter: Adapter,
+    config: ModelConfig,
+    rows: "Dataset",
+    folder: Path,
+    max_divergence: float,
+    generation: dict[str, Any],
 ) -> MergeRecord:
     from vlmtune.models.merge_checks import (
         answer_logits,
@@ -80,7 +89,7 @@ def _merge_and_check(
 
     rows = pick_rows(rows)
     processor = load_processor(str(adapter.folder), None, config)
-    tuned, checks = _merge(adapter, config, processor, rows, folder)
+    tuned, checks = _merge(adapter, config, processor, rows, folder, generation)
     if not all(check.met for check in checks):
         return _judged(adapter, checks, files={})
     # Before they are read back: files that change in between fail a check below, later ones differ
@@ -90,6 +99,7 @@ def _merge_and_check(
     stored = load_processor(str(folder), None, config.model_copy(update=AS_SAVED))
     checks += check_inputs(processor, stored, rows)
     merged = load_model(str(folder), None, config, quantization={})
+    checks.append(check_generation(merged, generation))
     distance = measure_distance(tuned, answer_logits(merged, processor, rows))
     checks += check_outputs(distance, max_divergence)
     return _judged(adapter, checks, files)
@@ -101,6 +111,7 @@ def _merge(
     processor: "ProcessorMixin",
     rows: "Dataset",
     folder: Path,
+    generation: dict[str, Any],
 ) -> "tuple[list[torch.Tensor], list[MergeCheck]]":
     """Write the merged model, unless the adapter changes nothing.
 
@@ -121,6 +132,7 @@ def _merge(
         # In place: `safe_merge` copies one layer at a time, and looks for NaN in it.
         merged = model.merge_and_unload(safe_merge=True)
         merged.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+        write_generation(merged, generation, folder)
         processor.save_pretrained(folder)
     return tuned, [works]
 

@@ -21,13 +21,18 @@ from vlmtune.models.merging import merge
 from vlmtune.revision import hash_files
 
 WEIGHTS = "model.safetensors"
-CHECKS = ["adapter", "chat template", "processor", "served prompt", "divergence", "next token"]
+CHECKS = [
+    *("adapter", "chat template", "processor", "served prompt", "generation config"),
+    *("divergence", "next token"),
+]
 
 
 def merge_into(trained: tuple[Demo, Adapter], folder: Path) -> MergeResult:
     """Merge, and check on the demo's held-out rows."""
     demo, adapter = trained
-    return merge(adapter, demo.config.model, demo.held_out, folder)
+    return merge(
+        adapter, demo.config.model, demo.held_out, folder, generation=demo.config.generation
+    )
 
 
 def unmet(result: MergeResult) -> list[str]:
@@ -174,6 +179,60 @@ def test_another_chat_template_is_found(
     result = merge_into(trained, tmp_path / "merged")
     assert unmet(result) == ["chat template", "processor", "served prompt"]
     assert result.record.status == "failed"
+
+
+def with_sampling_base(demo: Demo, folder: Path) -> Any:
+    """A copy of the base that is published with options of sampling, as many are."""
+    from vlmtune.models.base_model import resolve_base_model
+
+    shutil.copytree(demo.base.id, folder)
+    file = folder / "generation_config.json"
+    own = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own | {"repetition_penalty": 1.05}))
+    return resolve_base_model(demo.config.model.model_copy(update={"id": str(folder)}))
+
+
+def test_the_merged_model_is_asked_as_the_gate_asks(
+    trained: tuple[Demo, Adapter], tmp_path: Path
+) -> None:
+    """Whoever loads it gets the gate's options, and what else the base brings; not its sampling."""
+    from transformers import GenerationConfig
+
+    demo, adapter = trained
+    base = with_sampling_base(demo, tmp_path / "base")
+    record = adapter.record.model_copy(update={"base": base})
+    asked = {"max_new_tokens": 33, "do_sample": False}
+    result = merge(
+        replace(adapter, record=record),
+        demo.config.model,
+        demo.held_out,
+        tmp_path / "merged",
+        generation=asked,
+    )
+    assert unmet(result) == [] and result.folder is not None
+    stored = json.loads((result.folder / "generation_config.json").read_text())
+    del stored["transformers_version"]
+    kept = {"eos_token_id": 2040, "pad_token_id": 2041, "repetition_penalty": 1.05}
+    assert stored == asked | kept
+    loaded = GenerationConfig.from_pretrained(result.folder)
+    assert (loaded.do_sample, loaded.temperature, loaded.top_p) == (False, None, None)
+
+
+def test_the_bases_sampling_is_found(
+    trained: tuple[Demo, Adapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The options in the files that were read back are compared with those of the gate."""
+
+    def sample(folder: Path) -> None:
+        file = folder / "generation_config.json"
+        options = json.loads(file.read_text()) | {"do_sample": True, "temperature": 0.7}
+        file.write_text(json.dumps(options))
+
+    before_reading_back(monkeypatch, "load_model", sample)
+    result = merge_into(trained, tmp_path / "merged")
+    assert unmet(result) == ["generation config"]
+    assert "other values of do_sample, temperature" in result.record.reason
+    assert result.folder is None
 
 
 def test_other_picture_limits_are_found(
