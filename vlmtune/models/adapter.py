@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vlmtune.artifact import PICKLE_SUFFIXES, Artifact
 from vlmtune.models.base_model import BaseModelRef
+from vlmtune.revision import public_name
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -120,14 +121,15 @@ def check_adapter_folder(folder: Path) -> None:
 def save_adapter(model: "PeftModel", processor: Any, base: BaseModelRef, folder: Path) -> None:
     """Write a clean adapter folder that names its base by Hub id and commit.
 
-    A base from a local folder is named by its content hash: its path means nothing elsewhere.
+    A base from a local folder is named by its content hash and, of an absolute path, by its last
+    name: where it lies means nothing elsewhere.
     """
     model.save_pretrained(folder, safe_serialization=True)
     processor.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; ours is made on pushing
     path = folder / ADAPTER_CONFIG
     config = json.loads(path.read_text())
-    config["base_model_name_or_path"] = base.id
+    config["base_model_name_or_path"] = public_name(base.id)
     config["revision"] = base.revision
     if isinstance(config["target_modules"], list):
         config["target_modules"].sort()  # PEFT writes a set in no particular order

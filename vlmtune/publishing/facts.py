@@ -1,12 +1,13 @@
 """What is known of a model that goes out, and may be told: card and receipt are made of it."""
 
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict
 
 from vlmtune.evaluation.gate import PromotionDecision
 from vlmtune.evaluation.intervals import Interval
+from vlmtune.revision import public_name
 
 
 class CardFacts(BaseModel):
@@ -23,7 +24,8 @@ class CardFacts(BaseModel):
         catalog_digest: content hash or commit of the catalog.
         rows_train, rows_held_out: products learnt from, and kept aside.
         metrics: model name (`base`, `tuned`) -> metric -> value, as in `EvaluationReport`.
-        config_yaml: the resolved configuration; its prompt and LoRA rank go into the examples.
+        config_yaml: the resolved configuration; its prompt and LoRA rank go into the examples. Of
+            absolute paths in it, only the last names are shown.
         code_commit, lock_hash, mlflow_run_id, run_name: where it comes from.
         versions: package -> version.
         intervals: model name -> metric -> its 95 % interval, as in `EvaluationReport`.
@@ -68,15 +70,28 @@ class CardFacts(BaseModel):
     @property
     def base_name(self) -> str:
         """The base model's name as it may be told to anybody."""
-        return _public_name(self.base_id)
+        return public_name(self.base_id)
 
     @property
     def catalog_name(self) -> str:
         """The catalog's name as it may be told to anybody."""
-        return _public_name(self.catalog_source)
+        return public_name(self.catalog_source)
+
+    @property
+    def public_config(self) -> str:
+        """The resolved configuration as it may be told to anybody."""
+        config = yaml.safe_load(self.config_yaml) or {}
+        told = {
+            section: values if section == "prompt" else _without_paths(values)
+            for section, values in config.items()
+        }
+        return yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
 
 
-def _public_name(source: str) -> str:
-    """A Hub id or relative folder as it is; of an absolute one only the name goes public."""
-    folder = Path(source)
-    return folder.name if folder.is_absolute() or source.startswith("~") else source
+def _without_paths(value: Any) -> Any:
+    """A value of a config, with the last names in the place of absolute paths."""
+    if isinstance(value, dict):
+        return {key: _without_paths(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(each) for each in value]
+    return public_name(value) if isinstance(value, str) and "\n" not in value else value

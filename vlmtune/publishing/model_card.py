@@ -57,6 +57,7 @@ def render_model_card(facts: CardFacts) -> str:
         front_matter=yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True),
         base=facts.base_name,
         repo=repo,
+        requirements=_requirements(facts),
         prompt=prompt,
         default_prompt=DEFAULT_PROMPT,
         max_lora_rank=_max_lora_rank(config),
@@ -90,6 +91,19 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
     if facts.license:
         entries["license"] = facts.license
     return entries
+
+
+def _requirements(facts: CardFacts) -> list[str]:
+    """What the example of loading needs, as pip is told it."""
+    packages = ["torch", "transformers", "accelerate"]
+    if facts.kind == "adapter":
+        packages.append("peft")
+    return [
+        # A local version, such as +cpu, is not on the package index.
+        f"{package}=={facts.versions[package].partition('+')[0]}"
+        for package in packages
+        if package in facts.versions
+    ]
 
 
 def _results(facts: CardFacts) -> list[dict[str, Any]]:

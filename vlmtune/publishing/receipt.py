@@ -52,7 +52,7 @@ def make_receipt(facts: CardFacts) -> Receipt:
         catalog_digest=facts.catalog_digest,
         code_commit=facts.code_commit,
         lock_hash=facts.lock_hash,
-        config_digest=hash_text(facts.config_yaml),
+        config_digest=hash_text(facts.public_config),
         verdict=facts.decision.verdict if facts.decision else None,
         files=len(facts.files) if facts.files else None,
         files_digest=digest_of(facts.files) if facts.files else None,

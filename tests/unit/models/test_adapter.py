@@ -8,6 +8,7 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 
+from tests.unit.conftest import Demo
 from vlmtune.models.adapter import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -93,3 +94,16 @@ def test_content_hash(tmp_path: Path) -> None:
     assert adapter.in_run("some-run").record.mlflow_run_id == "some-run"
     make_adapter(tmp_path, r=3)
     assert adapter.content_hash != before
+
+
+def test_no_file_says_where_its_base_lies(trained: tuple[Demo, Adapter]) -> None:
+    """The base of this one is named by an absolute path, which means nothing elsewhere."""
+    demo, adapter = trained
+    base = Path(demo.base.id)
+    assert base.is_absolute()
+    config = json.loads((adapter.folder / ADAPTER_CONFIG).read_text())
+    assert config["base_model_name_or_path"] == base.name == "model"
+    assert config["revision"] == demo.base.revision
+    for path in adapter.folder.rglob("*"):
+        if path.suffix != ".safetensors":
+            assert str(base.parent) not in path.read_text(), path

@@ -117,6 +117,45 @@ def test_the_machines_own_folders_stay_private():
     assert "`tiny`" in card and "`shop`" in card
 
 
+def test_the_config_in_the_card_names_no_folder_of_the_machine():
+    config = CONFIG | {
+        "data": {"source": "/home/ann/shop", "sources": [{"source": "~/more"}]},
+        "model": {"id": "/home/ann/models/tiny"},
+        "output": {"runs_dir": "runs", "work_dir": "/scratch/ann/work"},
+        "prompt": {"template": "/describe {name}"},
+    }
+    known = facts(config_yaml=yaml.safe_dump(config, sort_keys=False))
+    card = render_model_card(known)
+    [shown] = re.findall(r"^```yaml\n(.*?)^```$", card, re.DOTALL | re.MULTILINE)
+
+    assert not re.search("ann|~|scratch", card)
+    assert yaml.safe_load(shown) == CONFIG | {
+        "data": {"source": "shop", "sources": [{"source": "more"}]},
+        "model": {"id": "tiny"},
+        "output": {"runs_dir": "runs", "work_dir": "work"},
+        "prompt": {"template": "/describe {name}"},
+    }
+    assert hash_text(shown) == make_receipt(known).config_digest
+
+
+@pytest.mark.parametrize(
+    ("kind", "packages"),
+    [
+        ("adapter", "torch==2.11.0 transformers==5.1 accelerate==1.2 peft==0.19"),
+        ("merged", "torch==2.11.0 transformers==5.1 accelerate==1.2"),
+    ],
+)
+def test_loading_begins_with_the_versions_needed(kind: str, packages: str):
+    versions = {"torch": "2.11.0+cpu", "transformers": "5.1", "accelerate": "1.2", "peft": "0.19"}
+    card = render_model_card(facts(kind=kind, versions=versions | {"zenml": "0.9"}))
+
+    [section] = re.findall(r"^## How to load it\n(.*?)^## ", card, re.DOTALL | re.MULTILINE)
+    first = section.partition("```bash\n")[2].partition("\n```")[0]
+    assert first == f"pip install pillow {packages}"
+    assert section.index(first) < section.index("```python")
+    assert "pip install" not in render_model_card(facts(kind=kind, versions={}))
+
+
 def test_base_and_tuned_stand_side_by_side():
     card = render_model_card(facts())
 
@@ -199,7 +238,7 @@ def test_the_receipt_holds_the_hashes():
         "catalog_digest": "sha256:feed",
         "code_commit": "c0ffee",
         "lock_hash": "10cc",
-        "config_digest": hash_text(known.config_yaml),
+        "config_digest": hash_text(known.public_config),
         "verdict": "kept_back",
         "files": 2,
         "files_digest": digest_of(files),
