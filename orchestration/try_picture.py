@@ -63,9 +63,7 @@ def describe_picture(tried: TriedRun, picture: Path, fields: dict[str, str]) -> 
     Raises:
         UserError: the picture or a model cannot be read.
     """
-    from zenml.client import Client
-
-    from steps.artifacts import load_artifact
+    from steps.artifacts import find_artifact, load_artifact
     from vlmtune.models.adapter import attach_adapter, without_adapter
     from vlmtune.models.processor import load_processor
     from vlmtune.models.quantized import load_model
@@ -78,7 +76,7 @@ def describe_picture(tried: TriedRun, picture: Path, fields: dict[str, str]) -> 
     prompt = build_prompt(config.prompt, read_fields(config, fields))
 
     def artifact(name: str) -> Any:
-        return load_artifact(Client().get_artifact_version(tried.artifacts[name]))
+        return load_artifact(find_artifact(tried.artifacts[name]))
 
     model, processor = artifact("quantized_model").load(config.model)
     tuned = attach_adapter(model, artifact("adapter"))

@@ -6,9 +6,9 @@ python run.py --pipeline evaluate --version v3
 from typing import Any
 
 from zenml import pipeline
-from zenml.client import Client
 from zenml.enums import ExecutionMode
 
+from steps.artifacts import find_artifact
 from steps.evaluate_generations import evaluate_generations
 from vlmtune.config.tree import FinetuneConfig
 from vlmtune.tracking.registry import ChampionRef
@@ -31,7 +31,7 @@ def evaluate(
     tracked: dict[str, Any] = {"experiment_tracker": tracker} if tracker else {}
     names = ("catalog", "examples", "quantized_model", "adapter")
     evaluate_generations.with_options(**tracked)(
-        *(Client().get_artifact_version(artifacts[name]) for name in names),
+        *(find_artifact(artifacts[name]) for name in names),
         config.model,
         config.evaluation,
         config.generation,

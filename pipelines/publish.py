@@ -7,9 +7,9 @@ python run.py --pipeline publish --set hub.repo_id=owner/name
 from typing import Any
 
 from zenml import pipeline
-from zenml.client import Client
 from zenml.enums import ExecutionMode
 
+from steps.artifacts import find_artifact
 from steps.push_to_hub import push_to_hub
 from vlmtune.config.tree import FinetuneConfig
 
@@ -23,7 +23,7 @@ def publish(config: FinetuneConfig, artifacts: dict[str, str], tracker: str | No
         tracker: name of the stack's experiment tracker, if it has one.
     """
     tracked: dict[str, Any] = {"experiment_tracker": tracker} if tracker else {}
-    made = {name: Client().get_artifact_version(known) for name, known in artifacts.items()}
+    made = {name: find_artifact(known) for name, known in artifacts.items()}
     push_to_hub.with_options(enable_cache=False, **tracked, secrets=config.hub.secrets)(
         made["catalog"],
         made["ledger"],

@@ -2,8 +2,26 @@
 
 from typing import Any
 
+from zenml.client import Client
+
 from vlmtune.errors import UserError
 from vlmtune.manifest import MAKE_ANEW
+
+
+def find_artifact(artifact_id: str) -> Any:
+    """ZenML's record of an artifact.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        return Client().get_artifact_version(artifact_id)
+    except KeyError:
+        raise UserError(
+            f"ZenML has no artifact {artifact_id} (any more).",
+            "Name the stack and the ZENML_CONFIG_PATH of the run that made it, or run again with "
+            "--no-cache.",
+        ) from None
 
 
 def load_artifact(version: Any) -> Any:
