@@ -1,5 +1,6 @@
 """Step 7: publish adapter and merged model, or leave them ready to push, if the gate lets them."""
 
+import logging
 from typing import Annotated
 
 from zenml import step
@@ -28,6 +29,8 @@ from vlmtune.publishing.publication import (
 )
 from vlmtune.tracking.code_version import code_version
 
+logger = logging.getLogger(__name__)
+
 
 def push_to_hub_code() -> str:
     """Part of the cache key: the code and libraries that publish."""
@@ -49,7 +52,7 @@ def push_to_hub(
     model: ModelConfig,
 ) -> Annotated[Publication, "publication"]:
     """Register the model, write the cards and, if a repo is named, push; what has arrived as it
-    was tested becomes the champion.
+    was tested becomes the champion. A version that may not is only made ready to push.
 
     Args:
         model: how the base model is loaded, kept for the champion of later runs.
@@ -80,6 +83,12 @@ def push_to_hub(
     )
     cards, receipts = write_cards(facts), write_receipts(facts)
     tag = f"v{version.number}" if version else None
+    objection = registry.objection(version) if registry and version else None
+    if objection and not context.version:  # nobody named it: what is not due is not pushed
+        logger.warning("%s: nothing was pushed", objection)
+        hub = hub.model_copy(update={"repo_id": None})
+        done = publish(hub, adapter, merged_model, cards, tested, receipts)
+        return done.model_copy(update={"reason": objection})
     done = publish(hub, adapter, merged_model, cards, tested, receipts, tag)
     if registry and version:
         settle(registry, version, done)

@@ -1,5 +1,7 @@
 """Versions of a model in the registry: what they are made of, and what becomes of them."""
 
+import logging
+
 from zenml import get_step_context
 
 from steps.context import run_context, run_name
@@ -11,7 +13,10 @@ from vlmtune.models.adapter import Adapter
 from vlmtune.models.merge_record import MergeResult
 from vlmtune.publishing.publication import Publication
 from vlmtune.revision import hash_text
+from vlmtune.tracking.moves import NotDue
 from vlmtune.tracking.registry import Registry, Version, VersionFacts
+
+logger = logging.getLogger(__name__)
 
 # Kept with a version: all that is needed to load, judge or publish it again.
 ARTIFACTS = (
@@ -53,7 +58,7 @@ def register(
 
 def settle(registry: Registry, version: Version, publication: Publication) -> None:
     """Note what became of a version; one that has arrived, or is wanted nowhere, is the champion
-    from now on."""
+    from now on, if it is still due."""
     if publication.status == "unpublished":
         registry.mark(version, "no")
         return
@@ -61,4 +66,7 @@ def settle(registry: Registry, version: Version, publication: Publication) -> No
         registry.mark(version, "yes")
     elif version.published != "yes":
         registry.mark(version, "not wanted")
-    registry.promote(version, f"{run_name()}: {version.facts.verdict}")
+    try:
+        registry.promote_if_due(version, f"{run_name()}: {version.facts.verdict}")
+    except NotDue as error:
+        logger.warning("%s", error)

@@ -6,6 +6,7 @@ import pytest
 
 from steps import versions
 from steps.versions import settle
+from tests.unit.tracking.test_registry import database as database
 from tests.unit.tracking.test_registry import facts, registered
 from tests.unit.tracking.test_registry import registry as registry
 from vlmtune.publishing.publication import Publication
@@ -21,7 +22,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failed_push_leaves_the_champion(registry: Registry, tmp_path: Path) -> None:
     """The new version waits, unpublished; published later, it is the champion."""
     registered(registry, 1)
-    version = registry.register(facts(2), "/models/2", None)
+    version = registry.register(facts(2, beaten="1"), "/models/2", None)
     settle(registry, version, Publication(status="unpublished", reason="503", cards={}))
     champion, waiting = registry.champion(), registry.find("v2")
     assert champion and champion.number == "1"
@@ -41,3 +42,16 @@ def test_a_version_that_is_wanted_nowhere(registry: Registry, tmp_path: Path) ->
     settle(registry, champion, Publication(status="pushed", cards={}))
     settle(registry, registry.find("v1"), Publication(status="ready", cards={}))
     assert registry.find("v1").published == "yes"
+
+
+def test_a_push_that_came_too_late(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    """Another has become the champion while it was pushed: published, it stays challenger, and
+    the run says so."""
+    registered(registry, 1)
+    version = registry.register(facts(2, beaten="1"), "/models/2", None)
+    registered(registry, 3)
+    settle(registry, version, Publication(status="pushed", cards={}))
+    champion, late = registry.champion(), registry.find("v2")
+    assert champion and champion.number == "3"
+    assert late.published == "yes" and late.number == "2"
+    assert "v2 stays challenger: the champion is v3 now" in caplog.text

@@ -2,22 +2,33 @@
 
 MLflow's registry is the truth. A version is registered once its model has passed the gate; the
 alias `champion` names the one that is live, `challenger` one that waits to be published. Every
-move of the champion is kept as a tag of the registered model, so that it can be taken back.
+move of the champion is kept, so that it can be taken back: see moves.py.
 """
 
-import getpass
-import json
 import re
-from datetime import UTC, datetime
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from vlmtune.config.model import ModelConfig
 from vlmtune.errors import UserError
+from vlmtune.revision import hash_text
+from vlmtune.tracking.moves import (
+    CHALLENGER,
+    CHAMPION,
+    SQLITE,
+    ChampionMoves,
+    Move,
+    RegistryState,
+    former_champion,
+)
 
-CHAMPION, CHALLENGER = "champion", "challenger"
-FACTS, PUBLISHED, MOVE = "vlmtune.facts", "vlmtune.published", "vlmtune.move."
+FACTS, PUBLISHED = "vlmtune.facts", "vlmtune.published"
+NAME_LENGTH = 150  # MLflow and ZenML take up to 255
+DIGEST = re.compile(r"(^|-)[0-9a-f]{12}$")  # what the name of a catalog that is not plain ends in
 LATEST = "latest"  # in place of a champion: whichever it is when the run comes to it
 Published = Literal["yes", "no", "not wanted"]
 
@@ -113,21 +124,43 @@ class Version(BaseModel):
         )
 
 
-class Move(BaseModel):
-    """One change of the champion: who made it, when, from which version to which, and why."""
-
-    model_config = ConfigDict(frozen=True)
-
-    at: str
-    by: str
-    before: str | None
-    after: str
-    why: str
-
-
 def registered_name(catalog_name: str) -> str:
-    """A name that MLflow takes: it refuses slashes and colons."""
-    return "vlmtune-" + re.sub(r"[^\w.-]+", "-", catalog_name).strip("-")
+    """The registered model of a catalog: each has its own.
+
+    MLflow refuses slashes and colons, and some databases take `Shop` and `shop` for one. A name
+    of lower-case letters, digits, dots, underscores and single dashes stands as it is; any other
+    is told from those that look like it by a digest.
+    """
+    is_plain = re.fullmatch(r"[a-z0-9._]+(-[a-z0-9._]+)*", catalog_name)
+    if is_plain and len(catalog_name) <= NAME_LENGTH and not DIGEST.search(catalog_name):
+        return f"vlmtune-{catalog_name}"
+    readable = re.sub(r"[^a-z0-9._]+", "-", catalog_name.lower())[:NAME_LENGTH].strip("-")
+    digest = hash_text(catalog_name)[:12]
+    return f"vlmtune-{readable}-{digest}" if readable else f"vlmtune-{digest}"
+
+
+def make_database(uri: str) -> None:
+    """Make MLflow's local database, unless it is there. Two processes must not do it at once."""
+    from mlflow import MlflowClient
+
+    if not uri.startswith(SQLITE) or _is_whole(Path(uri.removeprefix(SQLITE))):
+        return
+    client = MlflowClient(uri, uri)
+    client.search_experiments(max_results=1)
+    client.search_registered_models(max_results=1)
+
+
+def _is_whole(database: Path) -> bool:
+    """Whether a database has been brought to a version: that is done last."""
+    if not database.exists():
+        return False
+    with closing(sqlite3.connect(database)) as connection:
+        try:
+            return (
+                connection.execute("SELECT version_num FROM alembic_version").fetchone() is not None
+            )
+        except sqlite3.OperationalError:  # there is no such table yet
+            return False
 
 
 class Registry:
@@ -142,10 +175,11 @@ class Registry:
 
         self.name = name
         self._client = MlflowClient()
+        self._moves = ChampionMoves(self._client, name)
 
     def versions(self) -> list[Version]:
         """All versions, newest first."""
-        model = self._model()
+        model = self._moves.model()
         if model is None:
             return []
         entries = self._client.search_model_versions(f"name = '{self.name}'")
@@ -183,72 +217,105 @@ class Registry:
             "See `run.py versions`.",
         )
 
+    def made_from(self, inputs: str) -> Version | None:
+        """The newest version whose training had these inputs."""
+        return next((each for each in self.versions() if each.facts.inputs == inputs), None)
+
     def register(self, facts: VersionFacts, source: str, run_id: str | None) -> Version:
-        """Make a version; one of the same content and inputs is taken again.
+        """Make a version; one of the same content and inputs is taken again, with what it was
+        judged against this time. It waits as the challenger, unless it is the champion.
 
         Args:
             source: where its adapter is stored.
             run_id: of the MLflow run that made it.
         """
-        for version in self.versions():
-            same = version.facts.content == facts.content and version.facts.inputs == facts.inputs
-            if same:
+        with self._moves.alone():
+            version = self._same_as(facts) or self._made(facts, source, run_id)
+            if (version.facts.beaten, version.facts.verdict) != (facts.beaten, facts.verdict):
+                judged = facts.model_copy(update={"run_name": version.facts.run_name})
+                self._client.set_model_version_tag(
+                    self.name, version.number, FACTS, judged.model_dump_json()
+                )
+            if CHAMPION not in version.aliases:
+                self._client.set_registered_model_alias(self.name, CHALLENGER, version.number)
+            return self.find(version.number)
+
+    def _same_as(self, facts: VersionFacts) -> Version | None:
+        """The first version of the same content and inputs."""
+        for version in reversed(self.versions()):
+            if (version.facts.content, version.facts.inputs) == (facts.content, facts.inputs):
                 return version
-        if self._model() is None:
+        return None
+
+    def _made(self, facts: VersionFacts, source: str, run_id: str | None) -> Version:
+        """A new version; the first one, if another machine has made the same at the same time."""
+        from mlflow.exceptions import MlflowException
+
+        try:
             self._client.create_registered_model(self.name, tags={"made_by": "vlmtune"})
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
         tags = {FACTS: facts.model_dump_json(), PUBLISHED: "no"}
         made = self._client.create_model_version(self.name, source, run_id=run_id, tags=tags)
-        self._client.set_registered_model_alias(self.name, CHALLENGER, str(made.version))
-        return self.find(str(made.version))
+        first = self._same_as(facts) or self.find(str(made.version))
+        if first.number != str(made.version):
+            self._client.delete_model_version(self.name, str(made.version))
+        return first
 
     def mark(self, version: Version, published: Published) -> None:
         """Note whether a version is on the Hub."""
         self._client.set_model_version_tag(self.name, version.number, PUBLISHED, published)
 
     def promote(self, version: Version, why: str) -> Move:
-        """Make a version the champion.
+        """Make a version the champion, as a person wants it.
 
         Returns:
             The move, which is kept.
         """
-        champion = self.champion()
-        move = Move(
-            at=datetime.now(UTC).isoformat(timespec="microseconds"),
-            by=_user(),
-            before=champion.number if champion else None,
-            after=version.number,
-            why=why,
-        )
-        if champion and champion.number == version.number:
-            return move
-        self._client.set_registered_model_alias(self.name, CHAMPION, version.number)
-        if CHALLENGER in self.find(version.number).aliases:
-            self._client.delete_registered_model_alias(self.name, CHALLENGER)
-        key = MOVE + re.sub(r"[^\d]", "", move.at)
-        self._client.set_registered_model_tag(self.name, key, move.model_dump_json())
-        return move
+        return self._moves.move(version.number, why, by_hand=True, objection=lambda state: None)
+
+    def promote_if_due(self, version: Version, why: str) -> Move:
+        """Make a version the champion, as a run whose model passed the gate asks for it.
+
+        Raises:
+            NotDue: of vlmtune.tracking.moves: the champion is no longer the one it was judged
+                against, or a person took the champion away from it.
+        """
+
+        def objection(state: RegistryState) -> str | None:
+            return _objection(version, state)
+
+        return self._moves.move(version.number, why, by_hand=False, objection=objection)
+
+    def objection(self, version: Version) -> str | None:
+        """Why a run may not make a version the champion; None if it may, or if it is."""
+        return _objection(version, self._moves.state())
 
     def rollback(self, why: str) -> Move:
         """Make the champion before the present one the champion again.
 
         Raises:
             UserError: there was none before.
+            NotDue: the champion has changed meanwhile.
         """
-        champion = self.champion()
-        former = _before(self.moves(), champion.number) if champion else None
-        if champion is None or former is None:
+        state = self._moves.state()
+        former = former_champion(state.moves, state.champion) if state.champion else None
+        if former is None:
             raise UserError(
                 f"{self.name} has no earlier champion to go back to.",
                 "Name a version: run.py promote VERSION.",
             )
-        return self.promote(self.find(former), why)
+
+        def objection(now: RegistryState) -> str | None:
+            same = now.champion == state.champion
+            return None if same else f"the champion is v{now.champion} now: see `run.py versions`."
+
+        return self._moves.move(former, why, by_hand=True, objection=objection)
 
     def moves(self) -> list[Move]:
         """Every change of the champion, oldest first."""
-        model = self._model()
-        tags = model.tags if model else {}
-        keys = sorted(key for key in tags if key.startswith(MOVE))
-        return [Move.model_validate(json.loads(tags[key])) for key in keys]
+        return self._moves.state().moves
 
     def promoted_runs(self) -> list[str]:
         """Names of the runs whose models became champion, the latest first."""
@@ -256,34 +323,19 @@ class Registry:
         numbers = dict.fromkeys(move.after for move in reversed(self.moves()))
         return [runs[number] for number in numbers if number in runs]
 
-    def _model(self) -> Any:
-        """MLflow's record of the registered model; None while there is none."""
-        from mlflow.exceptions import MlflowException
 
-        try:
-            return self._client.get_registered_model(self.name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
-
-
-def _before(moves: list[Move], number: str) -> str | None:
-    """The champion that a version took the place of. A rollback is undone by the next one only
-    as far as the moves before it: what was rolled back from does not come again."""
-    trail: list[str] = []
-    for move in moves:
-        if move.after in trail:  # back to an earlier one: what came after it is forgotten
-            trail = trail[: trail.index(move.after) + 1]
-        else:
-            trail.append(move.after)
-    at = trail.index(number) if number in trail else 0
-    return trail[at - 1] if at else None
-
-
-def _user() -> str:
-    """Who runs this process, as the system knows it."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container without a user entry
-        return "unknown"
+def _objection(version: Version, state: RegistryState) -> str | None:
+    if state.champion == version.number:
+        return None
+    if taken := state.taken_back.get(version.number):
+        return (
+            f"v{version.number} stays challenger: {taken.by} replaced it by v{taken.after} "
+            f"({taken.why}), and `run.py promote v{version.number}` alone undoes that"
+        )
+    if state.champion != version.facts.beaten:
+        champion = (
+            f"the champion is v{state.champion} now" if state.champion else "there is none now"
+        )
+        beaten = f"v{version.facts.beaten}" if version.facts.beaten else "no champion"
+        return f"v{version.number} stays challenger: {champion}, it was judged against {beaten}"
+    return None
