@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from vlmtune.errors import UserError
+from vlmtune.tracking.registry import make_database
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +45,17 @@ def use_stack(name: str | None) -> ActiveStack:
     Raises:
         UserError: there is no stack of that name.
     """
-    # Two first-ever runs at once would both migrate the fresh store, and one would die.
+    # Two first-ever runs at once would both migrate the fresh stores, and one would die.
     with FileLock(_state_folder() / "vlmtune-setup.lock"):
         from zenml.client import Client
 
         client = Client()
         stack = _existing_stack(client, name) if name else _local_stack(client)
-    os.environ["ZENML_ACTIVE_STACK_ID"] = str(stack.id)
-    active = Client().active_stack
-    tracker = active.experiment_tracker
+        os.environ["ZENML_ACTIVE_STACK_ID"] = str(stack.id)
+        active = Client().active_stack
+        tracker = active.experiment_tracker
+        if tracker is not None and tracker.flavor == "mlflow":
+            make_database(tracker.get_tracking_uri())
     if tracker is None:
         logger.warning("The stack %s has no experiment tracker: nothing goes to MLflow.", name)
     store = active.artifact_store
