@@ -72,6 +72,8 @@ def exit_code_of(summary: dict[str, Any]) -> int:
     """What a scheduler is told."""
     if (summary["gate"] or {}).get("verdict") == "failed":
         return GATE_FAILED
+    if not (summary["registry"] or {}).get("settled", True):
+        return FAILED
     return 0 if summary["status"] in ("completed", "cached") else FAILED
 
 

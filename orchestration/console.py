@@ -29,7 +29,9 @@ def print_outcome(outcome: RunOutcome) -> None:
             table.add_row(metric, *("" if each is None else f"{each:.3f}" for each in values))
         console.print(table)
     if gate := summary["gate"]:
-        console.print(f"Gate: {gate['said']}", highlight=False, soft_wrap=True)
+        registry = summary["registry"]
+        but = f", but {registry['said']}" if registry and not registry["live"] else ""
+        console.print(f"Gate: {gate['said']}{but}", highlight=False, soft_wrap=True)
     for repo in ((summary["publication"] or {}).get("repos") or {}).values():
         tag = f" as {repo['tag']}" if repo["tag"] else ""
         console.print(f"Pushed{tag}: {repo['url']}", highlight=False, soft_wrap=True)
@@ -83,7 +85,9 @@ def where_to_look(outcome: RunOutcome) -> list[tuple[str, str]]:
     places = [(label, place) for label, place in places if Path(place).exists()]
     if (folder / "publish").is_dir():
         pushed = (summary["publication"] or {}).get("repos")
-        note = "as it was pushed" if pushed else "ready to push: set hub.repo_id"
+        held = (summary["publication"] or {}).get("reason")
+        ready = "not pushed" if held else "ready to push: set hub.repo_id"
+        note = "as it was pushed" if pushed else ready
         places.append(("publish", f"{folder / 'publish'} ({note})"))
     if summary["mlflow_run_id"]:
         places.append(("MLflow run", summary["mlflow_run_id"]))

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from orchestration.champion import follow_registry
+from orchestration.champion import follow_registry, is_settled, standing
 from orchestration.inputs import (
     ResolvedInputs,
     check_device,
@@ -18,7 +18,13 @@ from orchestration.inputs import (
     resolve_inputs,
 )
 from orchestration.places import find_places
-from orchestration.run_folder import PAGES, fill_run_folder, make_run_folder, write_failure
+from orchestration.run_folder import (
+    PAGES,
+    fill_run_folder,
+    make_run_folder,
+    write_failure,
+    write_summary,
+)
 from orchestration.stack import ActiveStack, use_stack
 from orchestration.trained_model import TrainedModel
 from orchestration.training_plan import resolve_training
@@ -27,6 +33,7 @@ from vlmtune.config.publishing import HubConfig
 from vlmtune.config.tree import FinetuneConfig
 from vlmtune.errors import UserError
 from vlmtune.tracking.provenance import find_provenance
+from vlmtune.tracking.registry import Registry, Version
 from vlmtune.training.checkpoints import remove_finished
 
 logger = logging.getLogger(__name__)
@@ -78,10 +85,19 @@ def run_pipeline(
     registry = open_registry(config.data.catalog_name)
     made_from = training_inputs(config, inputs.base, inputs.catalog_version)
     arguments["champion"] = registry.rival(made_from) if registry else None
+    arguments["registered"] = is_settled(registry, registry and registry.made_from(made_from))
     outcome = run_configured(name, config, stack, made_from, use_cache, arguments)
     remove_finished(config.output.work_dir / "checkpoints", outcome.summary["run_name"])
+    if registry and outcome.summary["gate"]["verdict"] == "promoted":
+        note_standing(outcome, registry, registry.made_from(made_from))
     follow_registry(registry)
     return outcome
+
+
+def note_standing(outcome: RunOutcome, registry: Registry, version: Version | None) -> None:
+    """Add to the summary what the registry says of the run's version, as of now."""
+    outcome.summary["registry"] = standing(registry, version)
+    write_summary(outcome.folder, outcome.summary)
 
 
 def _own_arguments(

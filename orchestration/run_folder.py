@@ -57,7 +57,7 @@ def fill_run_folder(
     versions = run_artifacts(run)
     artifacts = {name: load_artifact(version) for name, version in versions.items()}
     summary = _finite(_summary(run, versions, artifacts) | {"places": places})
-    _write_summary(folder, summary)
+    write_summary(folder, summary)
     for artifact, page in PAGES.items():
         if artifact in artifacts:
             with replaced(folder / page) as scratch:
@@ -75,7 +75,7 @@ def write_failure(
     folder: Path, run_name: str, seconds: float, places: dict[str, str | None]
 ) -> None:
     """The summary of a run that ended before ZenML knew of it."""
-    _write_summary(
+    write_summary(
         folder,
         {
             "run_name": run_name,
@@ -87,6 +87,7 @@ def write_failure(
             "metrics": {},
             "gate": None,
             "publication": None,
+            "registry": None,
             "descriptions": None,
             "mlflow_run_id": None,
             "artifacts": {},
@@ -126,6 +127,7 @@ def _summary(run: Any, versions: dict[str, Any], artifacts: dict[str, Any]) -> d
         "metrics": evaluation.metrics if evaluation else {},
         "gate": _gate_facts(_newest(artifacts, "merged_decision", "decision")),
         "publication": _publication_facts(artifacts),
+        "registry": None,  # known when the run is over
         "descriptions": _description_facts(artifacts),
         "mlflow_run_id": mlflow_run_of(run),
         "trained_in_mlflow_run": adapter.record.mlflow_run_id if adapter else None,
@@ -202,7 +204,8 @@ def _seconds(record: Any) -> float | None:
     return round((end - record.start_time).total_seconds(), 2)
 
 
-def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json, or write it anew."""
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with replaced(folder / SUMMARY) as scratch:  # whoever watches never reads half of it
         scratch.write_text(text, encoding="utf-8")

@@ -66,7 +66,7 @@ def schedule(
         catalog_version=None,
         base=base,
         tracker=stack.tracker,
-        **({"champion": LATEST} if name == FINETUNE else {}),
+        **({"champion": LATEST, "registered": False} if name == FINETUNE else {}),
         **({"chosen": trained.chosen} if trained else {"previous": None}),
     )
     return f"Scheduled on the stack {stack.name}: {cron}"

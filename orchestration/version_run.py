@@ -3,7 +3,7 @@
 from typing import Any
 
 from orchestration.champion import follow_registry, require_registry
-from orchestration.pipeline_run import RunOutcome, run_configured
+from orchestration.pipeline_run import RunOutcome, note_standing, run_configured
 from orchestration.stack import use_stack
 from vlmtune.config.tree import FinetuneConfig
 from vlmtune.errors import UserError
@@ -34,6 +34,8 @@ def run_on_version(
         arguments["champion"] = champion.as_rival() if champion and other else None
     made_from, number = version.facts.inputs, version.number
     outcome = run_configured(name, config, stack, made_from, use_cache, arguments, number)
+    if name == PUBLISH:
+        note_standing(outcome, registry, registry.find(number))
     follow_registry(registry)
     return outcome
 

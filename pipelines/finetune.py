@@ -26,6 +26,7 @@ def finetune(
     previous: str | None,
     base: BaseModelRef,
     champion: ChampionRef | Literal["latest"] | None,
+    registered: bool,
     tracker: str | None,
 ) -> None:
     """Catalog -> conversations -> QLoRA -> comparison and gate -> merged model -> publication.
@@ -61,7 +62,8 @@ def finetune(
     merged_model, merged_evaluation, merged_decision, _ = merge_adapter.with_options(**tracked)(
         catalog, examples, adapter, evaluation, decision, *asked, config.merge
     )
-    push_to_hub.with_options(**tracked, secrets=config.hub.secrets)(
+    settled = {} if registered else {"enable_cache": False}
+    push_to_hub.with_options(**tracked, **settled, secrets=config.hub.secrets)(
         catalog,
         ledger,
         adapter,

@@ -33,6 +33,7 @@ if __name__ == "__main__":
         previous=None,
         base=base,
         champion=LATEST,
+        registered=False,
         tracker=stack.tracker,
     )
     steps = Client().get_pipeline_run("scheduled").steps

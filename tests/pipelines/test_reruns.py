@@ -131,7 +131,7 @@ def test_a_scheduled_run_reads_the_catalog_anew(checkout: Any, small: dict[str, 
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert "EXECUTED evaluate_generations load_dataset\n" in done.stdout
+    assert "EXECUTED evaluate_generations load_dataset push_to_hub\n" in done.stdout
 
 
 def test_broken_rows_are_named_without_a_stack_trace(checkout: Any, small: dict[str, Any]) -> None:
