@@ -28,7 +28,7 @@ from vlmtune.revision import hash_text
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 INTENT, MOVE = "vlmtune.moving.", "vlmtune.move."
-PATIENCE = 10.0  # seconds after which another machine's intent is taken for left behind
+PATIENCE = 30.0  # seconds after which another machine's intent is taken for left behind
 SQLITE = "sqlite:///"
 
 

@@ -15,6 +15,7 @@ from tests.unit.tracking.racers import act, kill_after, race
 from tests.unit.tracking.test_registry import database as database
 from tests.unit.tracking.test_registry import facts
 from tests.unit.tracking.test_registry import registry as registry
+from vlmtune.tracking import moves
 from vlmtune.tracking.moves import INTENT
 from vlmtune.tracking.registry import CHALLENGER, Registry
 
@@ -56,10 +57,10 @@ def server(tmp_path: Path) -> Iterator[str]:
 def check(registry: Registry) -> None:
     """What holds whatever was raced or killed: moves are numbered, each is from the champion that
     the one before it made, and the last one made the champion of now."""
-    moves, champion = registry.moves(), registry.champion()
-    assert [move.number for move in moves] == list(range(1, len(moves) + 1))
-    afters = [None, *(move.after for move in moves)]
-    assert [move.before for move in moves] == afters[:-1]
+    made, champion = registry.moves(), registry.champion()
+    assert [move.number for move in made] == list(range(1, len(made) + 1))
+    afters = [None, *(move.after for move in made)]
+    assert [move.before for move in made] == afters[:-1]
     assert (champion.number if champion else None) == afters[-1]
 
 
@@ -162,19 +163,19 @@ def test_a_move_that_is_killed(uri: str, what: str) -> None:
         if what == "rollback":
             registry.promote_if_due(registry.find("v2"), "better")
             action = ("rollback",)
-        moves = len(registry.moves())
+        before = len(registry.moves())
         alive = not kill_after(uri, registry.name, killed, action)
         check(registry)
-        was_made = len(registry.moves()) - moves
+        was_made = len(registry.moves()) - before
         if not was_made:
             act(registry, action)
         elif what != "rollback":
             assert act(registry, action) in ("1", "2")
         check(registry)
-        assert len(registry.moves()) == moves + 1
+        assert len(registry.moves()) == before + 1
         registry.promote(registry.register(facts(9), "s3://models/9", None), "next")
         check(registry)
-        assert len(registry.moves()) == moves + 2
+        assert len(registry.moves()) == before + 2
         assert not [key for key in registry._moves.model().tags if key.startswith(INTENT)]
         if what != "first":
             assert registry.rollback("back").after == ("1" if what == "rollback" else "2")
@@ -184,6 +185,50 @@ def test_a_move_that_is_killed(uri: str, what: str) -> None:
         killed, made = killed + 1, made + was_made
     assert killed >= 4 and 0 < made < killed
     print(f"{what}: killed at {killed} points, made by then at {made}")
+
+
+def of_another_machine(name: str, folder: Path) -> Registry:
+    """The same registered model, without a common lock."""
+    other = Registry(name)
+    other._moves._lock_file, other._moves._place = folder / "other.lock", "other"
+    return other
+
+
+def test_a_machine_that_sleeps_before_it_sets_the_alias(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So long that another takes its intent for left behind and moves: what the two have agreed
+    on is restored, and the late one stays challenger."""
+    registry = with_champion("asleep", 2)
+    other = of_another_machine(registry.name, tmp_path)
+    monkeypatch.setattr(moves, "PATIENCE", 0.1)
+    set_alias = registry._client.set_registered_model_alias
+
+    def sleep(*arguments: str) -> None:
+        monkeypatch.setattr(registry._client, "set_registered_model_alias", set_alias)
+        other.promote_if_due(other.find("v3"), "not asleep")
+        set_alias(*arguments)
+
+    monkeypatch.setattr(registry._client, "set_registered_model_alias", sleep)
+    assert act(registry, ("by run", "v2")) == "not due"
+    check(registry)
+    assert [move.after for move in registry.moves()] == ["1", "3"]
+
+
+def test_what_a_killed_machine_left_is_settled_by_another(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while, since it may only be slow; made or not, as the alias says."""
+    monkeypatch.setattr(moves, "PATIENCE", 0.5)
+    for writes, made in ((1, ["1", "3"]), (2, ["1", "2", "3"])):
+        registry = with_champion(f"left-{writes}", 2)
+        assert kill_after(uri, registry.name, writes, ("by hand", "v2"))
+        start = time.monotonic()
+        other = of_another_machine(registry.name, tmp_path)
+        other.promote(other.find("v3"), "by hand")
+        assert time.monotonic() - start > 0.5
+        check(registry)
+        assert [move.after for move in registry.moves()] == made
 
 
 def test_a_registration_that_is_killed(uri: str) -> None:
