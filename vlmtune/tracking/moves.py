@@ -126,6 +126,16 @@ class ChampionMoves:
         """As of now."""
         return RegistryState(self.model())
 
+    def set_alias(self, alias: str, number: str) -> None:
+        """Let an alias stand for a version. MLflow looks whether the alias is there and makes it
+        if not, so that of two machines that do so at once, one fails; the alias is there then."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.set_registered_model_alias(self._name, alias, number)
+        except MlflowException:
+            self._client.set_registered_model_alias(self._name, alias, number)
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """While no other process on this machine changes the registry."""
@@ -197,7 +207,7 @@ class ChampionMoves:
         Raises:
             NotDue: another machine took the intent for left behind and has moved meanwhile.
         """
-        self._client.set_registered_model_alias(self._name, CHAMPION, move.after)
+        self.set_alias(CHAMPION, move.after)
         state = self.state()
         if state.is_made(move) and state.knows(token):
             self._settle(token, move, state)
@@ -215,8 +225,7 @@ class ChampionMoves:
     def _restore(self, state: RegistryState) -> None:
         """Give the alias back to the version of the last recorded move."""
         if state.moves:
-            rightful = state.moves[-1].after
-            self._client.set_registered_model_alias(self._name, CHAMPION, rightful)
+            self.set_alias(CHAMPION, state.moves[-1].after)
         else:
             self._client.delete_registered_model_alias(self._name, CHAMPION)
 

@@ -237,7 +237,7 @@ class Registry:
                     self.name, version.number, FACTS, judged.model_dump_json()
                 )
             if CHAMPION not in version.aliases:
-                self._client.set_registered_model_alias(self.name, CHALLENGER, version.number)
+                self._moves.set_alias(CHALLENGER, version.number)
             return self.find(version.number)
 
     def _same_as(self, facts: VersionFacts) -> Version | None:
