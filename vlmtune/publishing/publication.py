@@ -32,9 +32,9 @@ class Publication(BaseModel):
     """The outcome of publishing.
 
     Attributes:
-        status: pushed, all of it; ready (no repo is configured); kept_back by the gate; or
-            unpublished, since a push failed.
-        reason: why it was kept back or is unpublished, in one line.
+        status: pushed, all of it; ready (no repo is configured, or it may not become the
+            champion); kept_back by the gate; or unpublished, since a push failed.
+        reason: why it was kept back, is unpublished or may not become the champion, in one line.
         repos: adapter and / or merged -> where it was pushed to and found to have arrived. If
             unpublished, those that had been before the push that failed.
         cards: adapter and / or merged -> text of the model card.
