@@ -13,6 +13,7 @@ def test_attention_to_what_is_visible() -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
+    from tests.tolerance import distance, rounding_bound
     from vlmtune.models.decode_attention import heads_together, visible_keys
 
     made = torch.Generator("cuda").manual_seed(0)
@@ -23,7 +24,8 @@ def test_attention_to_what_is_visible() -> None:
     mask = ((places >= first) & (places < 600))[:, None, None]
     expected = heads_together(*(part.double() for part in parts), mask, 0.1)
     found = visible_keys(*parts, mask, 0.1)
-    assert (found - expected).norm() / expected.norm() < 0.01
+    # The kernel rounds weights and result; what it sums it sums in fp32.
+    assert distance(found, expected) <= rounding_bound(torch.bfloat16, 2)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         replayed = visible_keys(*parts, mask, 0.1)
@@ -36,6 +38,7 @@ def test_the_vision_tower_takes_its_kernels(caplog: pytest.LogCaptureFixture) ->
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
+    from tests.tolerance import distance, rounding_bound
     from tests.unit.families import FAMILIES, qwen_picture
     from vlmtune.models.tower_kernels import fused_tower
 
@@ -48,5 +51,6 @@ def test_the_vision_tower_takes_its_kernels(caplog: pytest.LogCaptureFixture) ->
         with fused_tower(model):
             for _ in range(2):
                 found = model.get_image_features(*pictures).pooler_output[0]
-    assert (found - own).norm() / own.norm() < 0.02
+    # In each of two layers a kernel rounds angles, queries, keys and activations otherwise.
+    assert distance(found, own) <= rounding_bound(torch.bfloat16, 2 * 4)
     assert "is not used" not in caplog.text

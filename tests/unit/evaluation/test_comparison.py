@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.tolerance import rounding_bound
 from tests.unit.conftest import Demo
 from vlmtune.config.evaluation import GateConfig
 from vlmtune.config.publishing import MergeConfig
@@ -165,7 +166,7 @@ def test_no_other_picture(trained: tuple[Demo, Adapter]) -> None:
 
 def test_losses_are_those_of_the_answer_alone(trained: tuple[Demo, Adapter]) -> None:
     """As the model computes them for a row by itself; whatever shares its batch."""
-    from vlmtune.encoding import CatalogCollator
+    from vlmtune.encoding import IGNORED, CatalogCollator
 
     demo, _ = trained
     model, processor = tuned_model(trained)
@@ -175,9 +176,13 @@ def test_losses_are_those_of_the_answer_alone(trained: tuple[Demo, Adapter]) -> 
     collator = CatalogCollator(processor=processor, completion_only_loss=True)
     with torch.no_grad():
         expected = [float(model(**collator([rows[at]])).loss) for at in range(5)]
-    assert alone == pytest.approx(expected, rel=0.01)
-    assert together == pytest.approx(alone, rel=0.05)
-    assert max(alone) - min(alone) > 0.05 * max(alone)
+    # Some 60 roundings to bf16 one after the other, as the demo's model is deep, in both; their
+    # mean over the tokens of an answer.
+    shortest = min(int((collator([row])["labels"] != IGNORED).sum()) for row in rows)
+    bound = rounding_bound(torch.bfloat16, 2 * 60 / shortest)
+    assert alone == pytest.approx(expected, rel=bound)
+    assert together == pytest.approx(alone, rel=bound)
+    assert max(alone) - min(alone) > 2 * bound * max(alone)
 
 
 def test_rows_are_drawn(trained: tuple[Demo, Adapter], exam: Exam) -> None:

@@ -1,10 +1,18 @@
 """Frozen weights in fp8: the same product, up to the rounding."""
 
+import math
+
 import bitsandbytes as bnb
 import pytest
 import torch
 
+from tests.tolerance import assert_within, distance, rounding_bound
 from vlmtune.models.fp8 import FP8, Fp8Linear, round_rows
+
+STEP = torch.finfo(FP8).eps / 2  # the most that one rounding errs by, relative to the value
+# The same as a root mean square: errors are spread evenly over a step, which is no longer than
+# that relative to any value.
+ROUNDED_ONCE = STEP / math.sqrt(3)
 
 
 @pytest.fixture
@@ -20,11 +28,6 @@ def layer() -> bnb.nn.Linear4bit:
     return layer.requires_grad_(False)
 
 
-def distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Relative distance of two tensors."""
-    return float((one.float() - other.float()).norm() / other.float().norm())
-
-
 def test_rounding_keeps_each_rows_scale() -> None:
     """A row of tiny numbers next to one of huge ones loses nothing by it."""
     values = torch.randn(2, 256, generator=torch.Generator().manual_seed(0))
@@ -33,7 +36,14 @@ def test_rounding_keeps_each_rows_scale() -> None:
     rounded, scale = round_rows(values)
     assert rounded.dtype == FP8
     for row in range(2):
-        assert distance(rounded[row].float() * scale[row], values[row]) < 0.04
+        found = rounded[row].float() * scale[row]
+        assert distance(found, values[row]) < ROUNDED_ONCE
+        smallest = scale[row] * torch.finfo(FP8).smallest_normal
+        nearest = STEP * values[row].abs().clamp(min=float(smallest))
+        # Values are scaled in fp32, there and back.
+        assert_within(
+            found, values[row], nearest + rounding_bound(torch.float32, 3, values[row].abs())
+        )
 
 
 def test_zeros_stay_zeros() -> None:
@@ -43,7 +53,8 @@ def test_zeros_stay_zeros() -> None:
 
 
 def test_product_and_gradient(layer: bnb.nn.Linear4bit) -> None:
-    """Output, bias included, and the gradient of the input are those of the 4-bit layer."""
+    """Output, bias included, and the gradient of the input are those of the 4-bit layer, but for
+    the rounding to fp8 of both factors; and those of the rounded factors, but for bf16's."""
     inputs = torch.randn(2, 24, 128, generator=torch.Generator().manual_seed(1)).bfloat16()
     results = []
     for module in (layer, Fp8Linear(layer)):
@@ -52,7 +63,19 @@ def test_product_and_gradient(layer: bnb.nn.Linear4bit) -> None:
         (output.float() * torch.linspace(-1, 1, 192)).sum().backward()
         assert x.grad is not None
         results.append((output.detach(), x.grad))
-    assert all(distance(fp8, nf4) < 0.05 for nf4, fp8 in zip(*results, strict=True))
+    for nf4, fp8 in zip(*results, strict=True):
+        assert distance(fp8, nf4) < math.sqrt(2) * ROUNDED_ONCE
+    module = Fp8Linear(layer)
+    weight = module.weight.double() * module.scale
+    rounded, scale = round_rows(inputs.reshape(-1, 128))
+    x = rounded.double() * scale
+    expected = x @ weight.T + layer.bias
+    # Sums are rounded to bf16 once, and then again with the bias, which is in bf16 too.
+    terms = x.abs() @ weight.abs().T + layer.bias.abs()
+    bound = rounding_bound(torch.bfloat16, 3, expected.abs()) + rounding_bound(
+        torch.float32, 128, terms
+    )
+    assert_within(results[1][0].reshape(-1, 192), expected, bound)
 
 
 def test_weights_take_one_byte(layer: bnb.nn.Linear4bit) -> None:

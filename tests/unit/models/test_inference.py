@@ -16,6 +16,7 @@ from transformers import (
     StaticCache,
 )
 
+from tests.tolerance import distance, rounding_bound, roundings_in
 from tests.unit.families import FAMILIES, Family, Size, prompts
 from vlmtune.evaluation.decoding import Decoder, LongerPrompt, takes_packs
 from vlmtune.evaluation.prompt_packs import pack_prompts
@@ -88,7 +89,8 @@ def test_pictures_go_through_the_tower_together(model: Any) -> None:
             joint = model.get_image_features(*pictures).pooler_output
     assert model.model.visual.config._attn_implementation == "sdpa"
     for one, other in zip(own, joint, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        bound = rounding_bound(one.dtype, 2 * roundings_in(model.model.visual))
+        assert distance(other, one) <= bound
 
 
 @pytest.fixture
@@ -244,9 +246,10 @@ def test_reading_ends_with_the_last_keys() -> None:
     decoder.close()
     assert layers == len(read.layers) - 1
     assert len(ran) == layers + len(whole.layers)
+    bound = rounding_bound(torch.float32, 2 * roundings_in(model))
     for found, expected in zip(read.layers, whole.layers, strict=True):
-        torch.testing.assert_close(found.keys, expected.keys)
-        torch.testing.assert_close(found.values, expected.values)
+        assert distance(found.keys, expected.keys) <= bound
+        assert distance(found.values, expected.values) <= bound
 
 
 def test_models_that_cannot_be_read_in_packs() -> None:

@@ -8,9 +8,14 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from tests.tolerance import rounding_bound
 from tests.unit.conftest import Demo
 from vlmtune.config.training import PackingConfig
 from vlmtune.errors import UserError
+
+# As the demo's model is deep, some 60 roundings to bf16 one after the other go into a token's loss,
+# in each of two runs; a step's loss is the mean over 300 tokens and more.
+LOSS_ROUNDING = rounding_bound(torch.bfloat16, 2 * 60 / 300)
 
 
 def losses(adapter: Any) -> list[float]:
@@ -145,7 +150,7 @@ def test_lost_features_are_computed_again(demo: Demo) -> None:
     trainer.train()
     assert trainer.layout.pictures.calls > calls
     found = [log["loss"] for log in trainer.state.log_history if "loss" in log]
-    assert found == pytest.approx(losses(whole), rel=5e-3)
+    assert found == pytest.approx(losses(whole), rel=LOSS_ROUNDING)
 
 
 def test_packed_and_padded_losses_agree(demo: Demo) -> None:
@@ -161,7 +166,7 @@ def test_packed_and_padded_losses_agree(demo: Demo) -> None:
     off = PackingConfig(packed=False)
     padded = demo.adapter(demo.plan("padded", training=options, lora=lora, packing=off))
     assert packed.record.layout["packed"] and not padded.record.layout["packed"]
-    assert losses(packed) == pytest.approx(losses(padded), rel=0.01)
+    assert losses(packed) == pytest.approx(losses(padded), rel=LOSS_ROUNDING)
     assert losses(packed)[-1] < losses(packed)[0] - 0.5
 
 
