@@ -141,10 +141,10 @@ def registered_name(catalog_name: str) -> str:
 
 def make_database(uri: str) -> None:
     """Make MLflow's local database, unless it is there. Two processes must not do it at once."""
-    from mlflow import MlflowClient
-
     if not uri.startswith(SQLITE) or _is_whole(Path(uri.removeprefix(SQLITE))):
         return
+    from mlflow import MlflowClient  # takes seconds
+
     client = MlflowClient(uri, uri)
     client.search_experiments(max_results=1)
     client.search_registered_models(max_results=1)
