@@ -22,11 +22,15 @@ def run_on_version(
             the newest unpublished version when it is published.
 
     Raises:
-        UserError: there is no such version.
+        UserError: there is no such version, or an artifact of it is not what was stored.
     """
+    from steps.artifacts import find_artifact, load_artifact
+
     registry = require_registry(config, stack_name)
     stack = use_stack(stack_name)
     version = registry.find(wanted) if wanted else _usual_version(name, registry)
+    for artifact_id in version.facts.artifacts.values():
+        load_artifact(find_artifact(artifact_id))  # whole, even if all steps come from the cache
     arguments: dict[str, Any] = {"artifacts": version.facts.artifacts}
     if name == EVALUATE:
         champion = registry.champion()
