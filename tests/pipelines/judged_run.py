@@ -80,7 +80,7 @@ def main() -> None:
     except RuntimeError as error:  # ZenML's, whatever a step raised
         print(error)
     (run,) = Client().list_pipeline_runs(sort_by="desc:created").items
-    summary = fill_run_folder(Path(sys.argv[1]), run, hub=None)
+    summary = fill_run_folder(Path(sys.argv[1]), run, hub=None, places={})
     print(json.dumps(summary["gate"]["verdict"]))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipelines import judged_run
+JUDGED_RUN = Path(__file__).with_name("judged_run.py")
 
 
 def test_a_nan_model_fails_the_gate_with_a_report(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_a_nan_model_fails_the_gate_with_a_report(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     done = subprocess.run(
-        [sys.executable, judged_run.__file__, str(folder)],
+        [sys.executable, str(JUDGED_RUN), str(folder)],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

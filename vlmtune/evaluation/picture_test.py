@@ -40,7 +40,8 @@ def other_pictures(rows: "Dataset", catalog: Catalog, count: int) -> dict[int, i
 def with_other_pictures(rows: "Dataset", partners: dict[int, int]) -> "Dataset":
     """The rows that have a partner, each with the picture number of its partner."""
     numbers = rows.with_format(None)["row"]
-    tried = rows.select(list(partners)).remove_columns("row")
+    # In memory: beside the table is the artifact store, which keeps only what was stored.
+    tried = rows.select(list(partners)).remove_columns("row").flatten_indices(keep_in_memory=True)
     return tried.add_column("row", [numbers[partner] for partner in partners.values()])
 
 

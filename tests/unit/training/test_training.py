@@ -12,6 +12,7 @@ from tests.tolerance import rounding_bound
 from tests.unit.conftest import Demo
 from vlmtune.config.training import PackingConfig
 from vlmtune.errors import UserError
+from vlmtune.models.fp8 import FP8
 
 # As the demo's model is deep, some 60 roundings to bf16 one after the other go into a token's loss,
 # in each of two runs; a step's loss is the mean over 300 tokens and more.
@@ -246,12 +247,15 @@ def test_rows_without_pictures_can_be_packed(demo: Demo) -> None:
 
 
 def test_frozen_weights_in_fp8_train_alike(demo: Demo) -> None:
-    """In packs, as in 4 bits; the losses of the first steps lie within two per cent."""
+    """In packs, as in 4 bits; the losses of the first steps differ as rounding to fp8 explains: of
+    two factors of some 28 products one after the other, and in the mean over 300 tokens."""
     plain = demo.adapter(demo.plan("nf4"))
     fp8 = demo.adapter(demo.plan("fp8", fp8=True))
     assert fp8.record.layout["packed"]
     assert losses(fp8) != losses(plain)
-    assert losses(fp8) == pytest.approx(losses(plain), rel=0.02)
+    assert losses(fp8) == pytest.approx(
+        losses(plain), rel=rounding_bound(FP8, 2 * 28 / 300, margin=1)
+    )
 
 
 def test_a_loss_that_is_no_number_stops_training(
