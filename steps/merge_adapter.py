@@ -72,7 +72,8 @@ def merge_adapter(
     begin_tracking(catalog)
     scratch = ScratchFolder(run_context().work_dir / "merging")
     rows, reason = with_pictures(examples.held_out, catalog), why_not_merged(decision, merging)
-    merged = merge(adapter, model, rows, scratch.path, reason, merging.max_divergence, generation)
+    share = merging.max_relative_divergence
+    merged = merge(adapter, model, rows, scratch.path, reason, share, generation)
     merged = replace(merged, scratch=scratch)
     exam = make_exam(examples.held_out, catalog, evaluation, generation)
     report, decision = judge_merged(merged, model, exam, report, decision, gate)

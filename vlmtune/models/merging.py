@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmtune.config.model import ModelConfig
-from vlmtune.config.publishing import MAX_DIVERGENCE
+from vlmtune.config.publishing import MAX_RELATIVE_DIVERGENCE
 from vlmtune.models.adapter import Adapter, attach_adapter, without_adapter
 from vlmtune.models.base_model import require_unchanged
 from vlmtune.models.generation_config import check_generation, write_generation
@@ -17,7 +17,10 @@ from vlmtune.revision import hash_files
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
+    from peft import PeftModel
     from transformers import ProcessorMixin
+
+    from vlmtune.models.merge_checks import Distance
 
 # From a GPU, a shard is copied to the host to be written; safetensors before 0.6 copies it anyway.
 SHARD_SIZE = "2GB"
@@ -31,7 +34,7 @@ def merge(
     rows: "Dataset",
     folder: Path,
     skipped: str = "",
-    max_divergence: float = MAX_DIVERGENCE,
+    max_relative_divergence: float = MAX_RELATIVE_DIVERGENCE,
     generation: dict[str, Any] | None = None,
 ) -> MergeResult:
     """Merge the adapter into a freshly loaded bf16 base at the recorded revision, and check it.
@@ -43,7 +46,8 @@ def merge(
         rows: held-out rows to check with: `prompt`, `completion` and decoded `images`.
         folder: where the merged model is written; made here, and removed again if it fails.
         skipped: why it is not merged; empty to merge it.
-        max_divergence: mean KL of the merged model from base and adapter, in nats a token.
+        max_relative_divergence: how far base and adapter may be from the merged model, as a share
+            of how far they are from the base.
         generation: options of transformers.GenerationConfig that the gate asks with; the merged
             model's generation_config.json says them.
 
@@ -57,7 +61,9 @@ def merge(
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty")
     try:
-        record = _merge_and_check(adapter, config, rows, folder, max_divergence, generation or {})
+        record = _merge_and_check(
+            adapter, config, rows, folder, max_relative_divergence, generation or {}
+        )
     except BaseException:
         _remove(folder)  # nothing half-written is taken for whole
         raise
@@ -76,20 +82,26 @@ def _merge_and_check(
     config: ModelConfig,
     rows: "Dataset",
     folder: Path,
-    max_divergence: float,
+    max_relative_divergence: float,
     generation: dict[str, Any],
 ) -> MergeRecord:
     from vlmtune.models.merge_checks import (
         answer_logits,
+        check_adapter_works,
+        check_divergence,
         check_inputs,
-        check_outputs,
         measure_distance,
         pick_rows,
     )
+    from vlmtune.models.merged_weights import check_stored_weights, digest_weights
 
     rows = pick_rows(rows)
     processor = load_processor(str(adapter.folder), None, config)
-    tuned, checks = _merge(adapter, config, processor, rows, folder, generation)
+    tuned, change, noise = _tuned_outputs(adapter, config, processor, rows)
+    checks = [check_adapter_works(change, noise)]
+    if checks[0].met:
+        written, weights = _write_merged(adapter, config, processor, folder, generation)
+        checks.append(weights)
     if not all(check.met for check in checks):
         return _judged(adapter, checks, files={})
     # Before they are read back: files that change in between fail a check below, later ones differ
@@ -100,41 +112,59 @@ def _merge_and_check(
     checks += check_inputs(processor, stored, rows)
     merged = load_model(str(folder), None, config, quantization={})
     checks.append(check_generation(merged, generation))
-    distance = measure_distance(tuned, answer_logits(merged, processor, rows))
-    checks += check_outputs(distance, max_divergence)
+    checks.append(check_stored_weights(written, digest_weights(merged)))
+    divergence = measure_distance(tuned, answer_logits(merged, processor, rows))
+    checks.append(check_divergence(divergence, change, noise, max_relative_divergence))
     return _judged(adapter, checks, files)
 
 
-def _merge(
+def _tuned_outputs(
+    adapter: Adapter, config: ModelConfig, processor: "ProcessorMixin", rows: "Dataset"
+) -> "tuple[list[torch.Tensor], Distance, Distance]":
+    """What base and adapter give for each row, and how far two others lie from it: the base alone,
+    and base and adapter with rounding noise in the weights, which are of no more use after that.
+
+    Nothing holds the model when this is left.
+    """
+    from vlmtune.models.merge_checks import answer_logits, measure_distance
+    from vlmtune.models.merged_weights import add_rounding_noise
+
+    model = _load_tuned(adapter, config)
+    tuned = list(answer_logits(model, processor, rows))
+    with without_adapter(model) as bare:
+        change = measure_distance(tuned, answer_logits(bare, processor, rows))
+    add_rounding_noise(model)
+    return tuned, change, measure_distance(tuned, answer_logits(model, processor, rows))
+
+
+def _write_merged(
     adapter: Adapter,
     config: ModelConfig,
     processor: "ProcessorMixin",
-    rows: "Dataset",
     folder: Path,
     generation: dict[str, Any],
-) -> "tuple[list[torch.Tensor], list[MergeCheck]]":
-    """Write the merged model, unless the adapter changes nothing.
+) -> tuple[dict[str, str], MergeCheck]:
+    """Merge and write the model, unless a weight is not what it should be.
 
     Nothing holds the model when this is left.
 
     Returns:
-        The outputs of base and adapter for each row, and what was found of the adapter.
+        Digests of the weights, and what was found of them.
     """
-    from vlmtune.models.merge_checks import answer_logits, check_adapter_works, measure_distance
+    from vlmtune.models.merged_weights import digest_weights, merge_layers
 
+    merged, check = merge_layers(_load_tuned(adapter, config), adapter.folder)
+    if not check.met:
+        return {}, check
+    merged.save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    write_generation(merged, generation, folder)
+    processor.save_pretrained(folder)
+    return digest_weights(merged), check
+
+
+def _load_tuned(adapter: Adapter, config: ModelConfig) -> "PeftModel":
     base = adapter.record.base
-    model = attach_adapter(load_model(base.id, base.commit, config, quantization={}), adapter)
-    tuned = list(answer_logits(model, processor, rows))
-    with without_adapter(model) as bare:
-        change = measure_distance(tuned, answer_logits(bare, processor, rows))
-    works = check_adapter_works(change)
-    if works.met:
-        # In place: `safe_merge` copies one layer at a time, and looks for NaN in it.
-        merged = model.merge_and_unload(safe_merge=True)
-        merged.save_pretrained(folder, max_shard_size=SHARD_SIZE)
-        write_generation(merged, generation, folder)
-        processor.save_pretrained(folder)
-    return tuned, [works]
+    return attach_adapter(load_model(base.id, base.commit, config, quantization={}), adapter)
 
 
 def _judged(adapter: Adapter, checks: list[MergeCheck], files: dict[str, str]) -> MergeRecord:

@@ -10,9 +10,10 @@ from tests.tolerance import distance, rounding_bound
 from tests.unit.conftest import Demo
 from vlmtune.models import merge_checks
 from vlmtune.models.merge_checks import (
+    Distance,
     answer_logits,
     check_adapter_works,
-    check_outputs,
+    check_divergence,
     measure_distance,
     pick_rows,
 )
@@ -30,13 +31,6 @@ def test_divergence_of_two_distributions() -> None:
     assert measured.kl == pytest.approx(0.5 * math.log(3) / 2, abs=bound)
 
 
-def test_a_tie_that_turned_is_no_disagreement() -> None:
-    """One bf16 step between two tokens either way; half a nat is another choice."""
-    one, other = torch.tensor([[20.0, 20.125]]), torch.tensor([[20.125, 20.0]])
-    assert measure_distance([one], [other]).agreement == 1
-    assert measure_distance([torch.tensor([[20.0, 20.5]])], [other]).agreement == 0
-
-
 def test_equal_logits_are_exactly_alike() -> None:
     """Over a vocabulary of real size, in bf16."""
     logits = torch.randn(3, 152_000, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -46,9 +40,36 @@ def test_equal_logits_are_exactly_alike() -> None:
 
 def test_nothing_compared_is_no_pass() -> None:
     """Without rows no check is met."""
-    measured = measure_distance([], [])
-    assert not check_adapter_works(measured).met
-    assert not any(check.met for check in check_outputs(measured, 2e-3))
+    nothing = measure_distance([], [])
+    assert not check_adapter_works(nothing, nothing).met
+    assert not check_divergence(nothing, nothing, nothing, 0.1).met
+
+
+def measured(kl: float) -> Distance:
+    """One with this mean KL."""
+    return Distance(tokens=1_024, kl=kl, agreement=0.9)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e-3, 1.0])
+def test_bounds_know_no_nats(unit: float) -> None:
+    """Only ratios of what was measured count: the adapter's change, noise, and divergence."""
+    change, noise = measured(100 * unit), measured(unit)
+
+    def passes(divergence: float) -> bool:
+        return check_divergence(measured(divergence * unit), change, noise, 0.1).met
+
+    assert [passes(divergence) for divergence in (0, 1, 11.9, 12.1, 100)] == [1, 1, 1, 0, 0]
+    assert [check_adapter_works(measured(kl * unit), noise).met for kl in (0, 1, 3.9, 4.1)] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
+def test_an_adapter_of_nothing_does_not_work_without_noise() -> None:
+    """No change is no change, however small the noise is."""
+    assert not check_adapter_works(measured(0), measured(0)).met
 
 
 def test_rows_are_drawn(demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:

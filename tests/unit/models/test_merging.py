@@ -11,19 +11,21 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 from tests.unit.conftest import Demo
-from vlmtune.models import merging
+from vlmtune.models import merged_weights, merging
 from vlmtune.models.adapter import ADAPTER_WEIGHTS, Adapter
+from vlmtune.models.base_model import resolve_base_model
 from vlmtune.models.merge_record import MergeResult
 from vlmtune.models.merging import merge
 from vlmtune.revision import hash_files
 
 WEIGHTS = "model.safetensors"
 CHECKS = [
-    *("adapter", "chat template", "processor", "served prompt", "generation config"),
-    *("divergence", "next token"),
+    *("adapter", "weights", "chat template", "processor", "served prompt", "generation config"),
+    *("stored weights", "divergence"),
 ]
 
 
@@ -76,8 +78,10 @@ def test_the_merged_model_is_the_tuned_model(trained: tuple[Demo, Adapter], tmp_
     """Every check is met, every file is recorded, and others can load it."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    _, adapter = trained
+    demo, adapter = trained
+    before = hash_files(Path(demo.base.id))
     result = merge_into(trained, tmp_path / "merged")
+    assert hash_files(Path(demo.base.id)) == before  # whose files were mapped, with noise added
     assert [check.name for check in result.record.checks] == CHECKS
     assert unmet(result) == []
     assert (result.record.status, result.record.reason) == ("merged", "")
@@ -128,6 +132,60 @@ def test_an_adapter_that_does_nothing_is_found(
     assert not (tmp_path / "merged").exists()
 
 
+def spoil_merging(monkeypatch: pytest.MonkeyPatch, chosen: str, factor: float) -> None:
+    """Let PEFT merge layers of this name with another scale."""
+    merge_layers = merged_weights.merge_layers
+
+    def spoiled(model: Any, folder: Path) -> Any:
+        for name, module in model.named_modules():
+            if isinstance(module, LoraLayer) and chosen in name:
+                module.scaling["default"] *= factor
+        return merge_layers(model, folder)
+
+    monkeypatch.setattr(merged_weights, "merge_layers", spoiled)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "factor", "wrong"),
+    [
+        (".layers.0.", 0.0, 7),
+        (".layers.2.", 0.0, 7),
+        (".layers.3.", 0.0, 7),
+        (".layers.2.self_attn.q_proj", -1.0, 1),
+        ("layers", 2.0, 28),
+    ],
+    ids=["first dropped", "middle dropped", "last dropped", "sign flipped", "doubled"],
+)
+def test_a_wrong_merge_is_found(
+    trained: tuple[Demo, Adapter],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    chosen: str,
+    factor: float,
+    wrong: int,
+) -> None:
+    """Even where outputs hardly tell; nothing is written."""
+    spoil_merging(monkeypatch, chosen, factor)
+    result = merge_into(trained, tmp_path / "merged")
+    assert result.record.status == "failed" and unmet(result) == ["weights"]
+    assert f"found {28 - wrong} of 28 layers, not in base_model" in result.record.reason
+    assert result.folder is None and not (tmp_path / "merged").exists()
+
+
+def test_a_sharp_model_merges(trained: tuple[Demo, Adapter], tmp_path: Path) -> None:
+    """Rounding noise is larger where outputs are sharper, and so is what an adapter changes."""
+    demo, adapter = trained
+    copy = Path(shutil.copytree(demo.base.id, tmp_path / "sharp"))
+    last = "model.norm.weight"  # before the output layer
+    change_weights(copy / WEIGHTS, lambda name, tensor: tensor * (5 if name.endswith(last) else 1))
+    model = demo.config.model.model_copy(update={"id": str(copy)})
+    record = adapter.record.model_copy(update={"base": resolve_base_model(model)})
+    result = merge(replace(adapter, record=record), model, demo.held_out, tmp_path / "merged")
+    divergence = float(result.record.checks[-1].found.partition(",")[0])
+    assert divergence > 0.002  # nats: what was once the bound
+    assert result.record.status == "merged", result.record.reason
+
+
 def zero_a_projection(folder: Path) -> None:
     """Change a single tensor of the merged model."""
     change_weights(
@@ -144,15 +202,15 @@ def test_a_changed_tensor_is_found(
     """One that was changed on disk before the model was read back; nothing of it is kept."""
     before_reading_back(monkeypatch, "load_model", zero_a_projection)
     result = merge_into(trained, tmp_path / "merged")
-    assert result.record.status == "failed" and "divergence" in unmet(result)
-    assert "divergence: wanted a mean KL" in result.record.reason
+    assert result.record.status == "failed" and unmet(result) == ["stored weights", "divergence"]
+    assert "mlp.down_proj.weight; divergence: wanted a mean KL" in result.record.reason
     assert result.folder is None and not (tmp_path / "merged").exists()
 
 
-def test_a_layer_that_was_not_merged_is_found(
+def test_base_weights_in_the_files_are_found(
     trained: tuple[Demo, Adapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights of the base in place of the merged ones, as after a merge that left one out."""
+    """In place of a layer's merged ones."""
     demo, _ = trained
     base = load_file(Path(demo.base.id) / WEIGHTS)
 
@@ -163,7 +221,21 @@ def test_a_layer_that_was_not_merged_is_found(
         )
 
     before_reading_back(monkeypatch, "load_model", unmerge)
-    assert "divergence" in unmet(merge_into(trained, tmp_path / "merged"))
+    assert "stored weights" in unmet(merge_into(trained, tmp_path / "merged"))
+
+
+def test_another_computation_is_found(
+    trained: tuple[Demo, Adapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very weights, but a config with which they mean something else."""
+
+    def change_epsilon(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"]["rms_norm_eps"] = 1.0
+        (folder / "config.json").write_text(json.dumps(config))
+
+    before_reading_back(monkeypatch, "load_model", change_epsilon)
+    assert unmet(merge_into(trained, tmp_path / "merged")) == ["divergence"]
 
 
 def test_another_chat_template_is_found(
