@@ -78,7 +78,9 @@ def merge_layers(model: "PeftModel", adapter_folder: Path) -> "tuple[Any, MergeC
     (active,) = model.active_adapters
     seed = int(hash_file(adapter_folder / ADAPTER_WEIGHTS)[:15], 16)
     generator = torch.Generator(model.device).manual_seed(seed)
-    right, wrong, others = [], [], []
+    right: list[str] = []
+    wrong: list[str] = []
+    others: list[str] = []
     for name, change in changes.items():
         layer: Any = layers.get(name)
         if type(layer) is Linear and not layer.lora_variant:
