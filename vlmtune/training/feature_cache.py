@@ -2,22 +2,24 @@
 
 One safetensors file a picture, written whole under another name and then renamed, so several
 runs can share a folder without a lock: whoever reads sees a whole file or none. A file that is
-gone in the meantime costs time only, the features are computed again.
+gone in the meantime costs time only, the features are computed again. So it is with a file whose
+digest does not fit: a damaged one, or one that belongs to another picture.
 """
 
 import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 GIB = 1024**3
 COARSE = 1.0  # seconds by which the time of a file may lag behind the clock
 SPARE = GIB  # left free on the disk
+DIGEST = "sha256"  # in the metadata of each file
 
 
 def picture_key(picture: "Image") -> str:
@@ -38,7 +41,7 @@ def picture_key(picture: "Image") -> str:
 
 
 def encoder_key(parts: dict[str, Any]) -> str:
-    """16 hex digits over what else decides the features: model revision, processor, dtype."""
+    """16 hex digits over what else decides the features, see `layout.encoder_parts`."""
     text = repr(sorted((name, str(part)) for name, part in parts.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -58,6 +61,7 @@ class FeatureCache:
         self.max_bytes = int(max_gib * GIB)
         self.begun = time.time() - COARSE
         self.refused = 0  # pictures for which there was no room
+        self.damaged = 0  # files that were read and not used
         self._used: int | None = None
         self._lock = threading.Lock()
 
@@ -72,12 +76,25 @@ class FeatureCache:
         path = self._path(key)
         try:
             with safe_open(path, "pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                features = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                if (file.metadata() or {}).get(DIGEST) == self._digest(key, features):
+                    return features
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError):
-            path.unlink(missing_ok=True)
-            return None
+            pass
+        self.damaged += 1
+        with contextlib.suppress(OSError):  # it may be another user's
+            path.unlink()
+        return None
+
+    def _digest(self, key: str, features: "PictureFeatures") -> str:
+        """SHA-256 over whose features they are, their names, dtypes, shapes and bytes."""
+        digest = hashlib.sha256(f"{self.folder.name} {key}".encode())
+        for name, tensor in sorted(features.items()):
+            digest.update(f"\0{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def write(self, key: str, features: "PictureFeatures") -> bool:
         """Store a picture's features, from any device.
@@ -92,10 +109,10 @@ class FeatureCache:
             return False
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        os.close(handle)
-        save_file(tensors, temporary)
-        os.replace(temporary, path)
+        temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
+        # Not by `save_file`, whose files nobody else may read.
+        temporary.write_bytes(save(tensors, {DIGEST: self._digest(key, tensors)}))
+        temporary.replace(path)
         return True
 
     def touch(self, key: str) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from vlmtune.encoding import CatalogCollator, encode_row
@@ -14,6 +15,7 @@ from vlmtune.models.attention import use_packed_attention
 from vlmtune.models.base_model import BaseModelRef
 from vlmtune.models.kernels import layers_compiled, layers_fused
 from vlmtune.models.vision import PictureEncoder
+from vlmtune.tracking.code_version import code_version
 from vlmtune.training.checkpoints import is_whole, mark_complete
 from vlmtune.training.feature_cache import FeatureCache, encoder_key
 from vlmtune.training.memory_plan import (
@@ -55,6 +57,7 @@ class Layout:
         pictures: stands before the vision tower while packs are trained.
         limit, largest_pack: tokens in a pack.
         features_cached: whether all picture features are on disk.
+        damaged: files in the cache that were read while training and not used.
         checkpointing: whether activations are recomputed.
         facts: for the record and the report.
     """
@@ -69,12 +72,19 @@ class Layout:
     largest_pack: int = 0
     checkpointing: bool = False
     features_cached: bool = False
+    damaged: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
 
     def close(self) -> None:
-        """Give the model its own vision tower back."""
+        """Give the model its own vision tower back, and tell what the cache was like."""
         if self.pictures:
             self.pictures.remove()
+        if self.damaged:
+            logger.warning(
+                "%d files in the cache of picture features were damaged: they were removed, and "
+                "the features computed again. Look after the disk below vision_cache.folder.",
+                self.damaged,
+            )
 
 
 @dataclass(frozen=True)
@@ -231,7 +241,7 @@ def _packed(
     return Layout(
         train,
         held_out,
-        PackCollator(given.collator, sources, cache),
+        PackCollator(given.collator, sources, cache, pictures.frozen and plan.device == "cpu"),
         {
             **options,
             "per_device_train_batch_size": sampler.rows_per_pack,
@@ -306,17 +316,33 @@ def _feature_cache(given: Ingredients, pictures: PictureEncoder) -> FeatureCache
     plan = given.plan
     if not pictures.frozen or plan.features is None:
         return None
-    import torch
-    import transformers
-
-    parts = {
-        "model": given.base.revision,
-        "processor": given.processor.image_processor.to_json_string(),
-        "dtype": given.model.dtype,
-        "device": plan.device,
-        "versions": (torch.__version__, transformers.__version__),
-    }
+    parts = encoder_parts(given.model, given.processor, given.base, plan)
     return FeatureCache(plan.features, encoder_key(parts), plan.features_gib)
+
+
+def encoder_parts(
+    model: "PreTrainedModel", processor: "ProcessorMixin", base: BaseModelRef, plan: TrainingPlan
+) -> dict[str, Any]:
+    """All that decides what the vision tower makes of a decoded picture."""
+    import torch
+
+    config = model.config
+    parts = [config, *(getattr(config, name) for name in config.sub_configs)]
+    quantization = getattr(config, "quantization_config", None)
+    on_gpu, cpu = plan.device == "cuda", torch.cpu.get_capabilities()
+    return {
+        "model": base.revision,
+        "class": f"{type(model).__module__}.{type(model).__qualname__}",
+        "quantization": quantization and quantization.to_dict(),
+        "dtype": model.dtype,
+        "attention": [getattr(part, "_attn_implementation", None) for part in parts],
+        "kernels": on_gpu and layers_fused(plan.training),
+        "processor": processor.to_json_string(),
+        # Each kind of GPU or CPU has kernels of its own, and with them other last bits.
+        "device": torch.cuda.get_device_name() if on_gpu else sorted(cpu.items()),
+        "code": code_version(__name__),  # also torch, transformers, bitsandbytes, Pillow ...
+        "flash-attn": [each.version for each in metadata.distributions(name="flash-attn")],
+    }
 
 
 def _features_in_words(cache: FeatureCache | None, pictures: PictureEncoder) -> str:

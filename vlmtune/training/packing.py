@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 # Keys of a pack that the trainer takes out before the model's forward.
 PICTURES, FEATURES = "pictures", "features"
+DAMAGED = "damaged"  # how many files in the cache were, when the pack was made
 
 Positions = Callable[[EncodedRow], torch.Tensor]
+RowPictures = tuple[int, dict[str, torch.Tensor]]  # how many, and what the processor made of them
 
 
 def position_counter(inner: Any) -> Positions:
@@ -76,11 +78,14 @@ class PackCollator:
         collator: encodes rows whose pictures have to be encoded anew.
         sources: the rows with their pictures, by the name of their side.
         cache: of picture features; None if they change while training.
+        alone: pictures go through the vision tower row by row, as for the cache on a CPU, where
+            rows that go through it together change each other's bits.
     """
 
     collator: CatalogCollator
     sources: "dict[str, Dataset]"
     cache: FeatureCache | None
+    alone: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Pack the rows of one batch."""
@@ -93,11 +98,18 @@ class PackCollator:
             batch[FEATURES] = _by_name(features)
         else:
             batch[PICTURES] = self._encode_pictures(rows)
+            if self.cache:
+                batch[DAMAGED], self.cache.damaged = self.cache.damaged, 0
         return batch
 
-    def _encode_pictures(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def _encode_pictures(
+        self, rows: list[dict[str, Any]]
+    ) -> dict[str, torch.Tensor] | list[RowPictures]:
         originals = (self.sources[row["side"]][row["place"]] for row in rows if row["images"])
-        return join_pictures([encode_row(self.collator, row).pictures for row in originals])
+        pictures = [
+            (len(row["images"]), encode_row(self.collator, row).pictures) for row in originals
+        ]
+        return pictures if self.alone else join_pictures([inputs for _, inputs in pictures])
 
 
 def _by_name(features: list[Any]) -> dict[str, Any]:

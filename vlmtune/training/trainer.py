@@ -26,7 +26,7 @@ from vlmtune.models.vision import PICTURE_INPUT
 from vlmtune.training.callbacks import BarOnly, LogLines, MarkComplete, MetricsLogger, ReportMetrics
 from vlmtune.training.checkpoints import last_complete_checkpoint, locked, mark_finished
 from vlmtune.training.layout import Ingredients, Layout, lay_out
-from vlmtune.training.packing import FEATURES, PICTURES, one_by_one
+from vlmtune.training.packing import DAMAGED, FEATURES, PICTURES, one_by_one
 from vlmtune.training.packs import PackSampler
 from vlmtune.training.plan import TrainingPlan
 
@@ -340,7 +340,11 @@ class CatalogTrainer(SFTTrainer):
         """A pack's picture features go around the model's arguments."""
         if self.layout.pictures is None:
             return super().compute_loss(model, inputs, *args, **kwargs)
+        self.layout.damaged += inputs.pop(DAMAGED, 0)
         given = inputs.pop(PICTURES, None)
+        if isinstance(given, list):
+            encode = self.layout.pictures.encode
+            given = [each for count, row in given for each in encode(row, count)]
         if features := inputs.pop(FEATURES, None):
             given = one_by_one(features)
         if given:

@@ -19,9 +19,9 @@ from vlmtune.models.fp8 import FP8
 LOSS_ROUNDING = rounding_bound(torch.bfloat16, 2 * 60 / 300)
 
 
-def losses(adapter: Any) -> list[float]:
+def losses(record: Any) -> list[float]:
     """The loss of each step."""
-    return [log["loss"] for log in adapter.record.log_history if "loss" in log]
+    return [log["loss"] for log in record.log_history if "loss" in log]
 
 
 def tokens_seen(adapter: Any) -> list[float]:
@@ -67,7 +67,7 @@ def test_resuming_in_mid_epoch_ends_in_the_same_bits(
             demo.adapter(plan)
     resumed = demo.adapter(plan)
     assert resumed.record.resumed_from == 8
-    assert losses(resumed)[-2:] == losses(straight)[-2:]
+    assert losses(resumed.record)[-2:] == losses(straight.record)[-2:]
     tokens = [
         [log.get("num_tokens") for log in run.record.log_history] for run in (straight, resumed)
     ]
@@ -76,13 +76,39 @@ def test_resuming_in_mid_epoch_ends_in_the_same_bits(
 
 
 def test_the_same_bits_whoever_filled_the_cache(demo: Demo) -> None:
-    """Features from the cache, fresh ones, and ones that a training on other rows has left."""
+    """Fresh features, ones from the cache, ones that a training on other rows has left, and ones
+    that no cache keeps."""
     first = demo.adapter(demo.plan("first"))
     cached = demo.adapter(demo.plan("cached"))
     others = demo.plan("others", features=demo.folder / "shared")
     demo.adapter(others, demo.train.select(range(20, 48)))
     shared = demo.adapter(demo.plan("shared", features=demo.folder / "shared"))
-    assert first.content_hash == cached.content_hash == shared.content_hash
+    computed = demo.adapter(demo.plan("computed", features=None))
+    hashes = {each.content_hash for each in (first, cached, shared, computed)}
+    assert len(hashes) == 1
+
+
+def test_damaged_features_are_computed_again(demo: Demo, caplog: pytest.LogCaptureFixture) -> None:
+    """Flipped, cut, swapped: the adapter is the same bit for bit, and one warning counts them."""
+    whole = demo.adapter(demo.plan("whole", features=None))
+    demo.trainer(demo.plan("prepared")).layout.close()
+    files = sorted((demo.folder / "features").rglob("*.safetensors"))
+    for at, path in enumerate(files):
+        content = bytearray(path.read_bytes())
+        if at % 3 == 0:
+            content[at * 7 % len(content)] ^= 1
+        elif at % 3 == 1:
+            del content[-1:]
+        else:
+            content = bytearray(files[0].read_bytes())
+        path.write_bytes(content)
+    damaged = demo.adapter(demo.plan("damaged"))
+    unread = [path for path in files if path.exists()]
+    assert len(files) == 56 and len(unread) == 8  # the held-out ones
+    (warning,) = (each.getMessage() for each in caplog.records if each.levelno == logging.WARNING)
+    assert warning.startswith("48 files in the cache of picture features were damaged")
+    assert damaged.content_hash == whole.content_hash
+    print(warning)
 
 
 def test_pictures_are_encoded_one_by_one_where_others_change_their_bits(
@@ -150,8 +176,7 @@ def test_lost_features_are_computed_again(demo: Demo) -> None:
     shutil.rmtree(demo.folder / "features")
     trainer.train()
     assert trainer.layout.pictures.calls > calls
-    found = [log["loss"] for log in trainer.state.log_history if "loss" in log]
-    assert found == pytest.approx(losses(whole), rel=LOSS_ROUNDING)
+    assert losses(trainer.state) == losses(whole.record)
 
 
 def test_packed_and_padded_losses_agree(demo: Demo) -> None:
@@ -167,8 +192,8 @@ def test_packed_and_padded_losses_agree(demo: Demo) -> None:
     off = PackingConfig(packed=False)
     padded = demo.adapter(demo.plan("padded", training=options, lora=lora, packing=off))
     assert packed.record.layout["packed"] and not padded.record.layout["packed"]
-    assert losses(packed) == pytest.approx(losses(padded), rel=LOSS_ROUNDING)
-    assert losses(packed)[-1] < losses(packed)[0] - 0.5
+    assert losses(packed.record) == pytest.approx(losses(padded.record), rel=LOSS_ROUNDING)
+    assert losses(packed.record)[-1] < losses(packed.record)[0] - 0.5
 
 
 def test_tokens_are_counted(demo: Demo) -> None:
@@ -252,9 +277,9 @@ def test_frozen_weights_in_fp8_train_alike(demo: Demo) -> None:
     plain = demo.adapter(demo.plan("nf4"))
     fp8 = demo.adapter(demo.plan("fp8", fp8=True))
     assert fp8.record.layout["packed"]
-    assert losses(fp8) != losses(plain)
-    assert losses(fp8) == pytest.approx(
-        losses(plain), rel=rounding_bound(FP8, 2 * 28 / 300, margin=1)
+    assert losses(fp8.record) != losses(plain.record)
+    assert losses(fp8.record) == pytest.approx(
+        losses(plain.record), rel=rounding_bound(FP8, 2 * 28 / 300, margin=1)
     )
 
 
