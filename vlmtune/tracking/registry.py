@@ -223,7 +223,8 @@ class Registry:
 
     def register(self, facts: VersionFacts, source: str, run_id: str | None) -> Version:
         """Make a version; one of the same content and inputs is taken again, with what it was
-        judged against this time. It waits as the challenger, unless it is the champion.
+        judged against this time and where its artifacts are now. It waits as the challenger,
+        unless it is the champion.
 
         Args:
             source: where its adapter is stored.
@@ -231,8 +232,8 @@ class Registry:
         """
         with self._moves.alone():
             version = self._same_as(facts) or self._made(facts, source, run_id)
-            if (version.facts.beaten, version.facts.verdict) != (facts.beaten, facts.verdict):
-                judged = facts.model_copy(update={"run_name": version.facts.run_name})
+            judged = facts.model_copy(update={"run_name": version.facts.run_name})
+            if judged != version.facts:
                 self._client.set_model_version_tag(
                     self.name, version.number, FACTS, judged.model_dump_json()
                 )

@@ -120,6 +120,15 @@ def test_the_same_content_is_registered_once(registry: Registry) -> None:
     assert registry.register(facts(1, content="other"), "/models/1", None).number == "3"
 
 
+def test_a_version_is_found_where_it_was_stored_last(registry: Registry) -> None:
+    """What was lost from the artifact store and made anew has other ids there."""
+    first = registry.register(facts(1), "/models/1", None)
+    anew = facts(1, artifacts={"adapter": "id-anew"}, run_name="run-anew")
+    version = registry.register(anew, "/models/anew", None)
+    assert (version.number, version.facts.run_name) == (first.number, "run-1")
+    assert registry.find(first.number).facts.artifacts == {"adapter": "id-anew"}
+
+
 def test_rollback_goes_back_one_by_one(registry: Registry) -> None:
     """Not to and fro; and every move is kept."""
     registered(registry, 1, 2, 3)
