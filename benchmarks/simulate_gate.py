@@ -104,9 +104,9 @@ def bca_groups(rows: Array, sizes: Array) -> Array:
     means = group_means(rows, sizes)
     drawn = numpy.sort(means @ resamples(means.shape[1]).T, axis=1)
     below = (drawn < means.mean(axis=1, keepdims=True)).mean(axis=1)
-    bias, bend = norm.ppf(below), skew(means, axis=1) / (6 * numpy.sqrt(means.shape[1]))
+    bias, acceleration = norm.ppf(below), skew(means, axis=1) / (6 * numpy.sqrt(means.shape[1]))
     z = bias + norm.ppf(NOMINAL)
-    places = norm.cdf(bias + z / (1 - bend * z)) * RESAMPLES
+    places = norm.cdf(bias + z / (1 - acceleration * z)) * RESAMPLES
     places = places.astype(int).clip(0, RESAMPLES - 1)
     return numpy.take_along_axis(drawn, places[:, None], axis=1)[:, 0]
 
