@@ -7,6 +7,7 @@ from zenml import step
 from zenml.config.cache_policy import CachePolicy
 from zenml.types import HTMLString
 
+from materializers.facts import FactsMaterializer
 from materializers.page import PageMaterializer
 from steps.context import begin_tracking, run_name
 from steps.previous import load_previous
@@ -27,7 +28,12 @@ def report_catalog_code() -> str:
 
 
 @step(
-    output_materializers={"data_report": PageMaterializer, "ledger_page": PageMaterializer},
+    output_materializers={
+        "data_report": PageMaterializer,
+        "ledger_page": PageMaterializer,
+        "changes": FactsMaterializer,
+        "warnings": FactsMaterializer,
+    },
     cache_policy=CachePolicy(cache_func=report_catalog_code),
 )
 def report_catalog(
