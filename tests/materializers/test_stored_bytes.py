@@ -14,6 +14,7 @@ from materializers.catalog import CatalogMaterializer
 from materializers.descriptions import DescriptionsMaterializer
 from materializers.evaluation_report import EvaluationReportMaterializer
 from materializers.examples import ExamplesMaterializer
+from materializers.facts import FactsMaterializer
 from materializers.folders import FolderMaterializer
 from materializers.ledger import RowLedgerMaterializer
 from materializers.merge_result import MergeResultMaterializer
@@ -105,6 +106,7 @@ def artifacts(
         (PublicationMaterializer, Publication(status="ready", cards={"adapter": "# card"})),
         (DescriptionsMaterializer, descriptions()),
         (PageMaterializer, HTMLString("<p>Mug</p>")),
+        (FactsMaterializer, {"gate.min_groups": "too few"}),
     ]
     assert {kind for kind, _ in kinds} == set(FolderMaterializer.__subclasses__())
     stored = []
