@@ -83,7 +83,7 @@ def merge_layers(model: "PeftModel", adapter_folder: Path) -> "tuple[Any, MergeC
     others: list[str] = []
     for name, change in changes.items():
         layer: Any = layers.get(name)
-        if type(layer) is Linear and not layer.lora_variant:
+        if type(layer) is Linear and not (layer.lora_variant or layer.lora_bias[active]):
             weight = layer.get_base_layer().weight
             before = weight.detach().clone()
             add(weight, layer.get_delta_weight(active), generator)
