@@ -6,11 +6,12 @@
     python benchmarks/merge_bound.py --tiny    # the demo's model, on a CPU
 
 Random bf16 weights; LoRA adapters that change the base by a mean KL of 0.03 to 1 nat on the rows
-that are checked. Two kinds are random, with B scaled to that change. The third is trained on the
-rows until it gets there: its weights are smaller for the same change, so that rounding loses more
-of it. Each is merged as it should be, and in ways that it should not: without a layer's adapter,
-with a tensor's sign flipped, with the scale doubled. An adapter that can't change its base as much
-is left out: outputs of random weights are flat, and there is only so much to change in them.
+that are checked. Some are random, with B scaled to that change. Others are trained on the rows
+until they get there: their weights are smaller for the same change, so that rounding to nearest
+would lose a part of them. Each is merged as it should be, and in ways that it should not: without a
+layer's adapter, with a tensor's sign flipped, with the scale doubled. An adapter that can't change
+its base as much is left out: outputs of random weights are flat, and there is only so much to
+change in them.
 """
 
 import argparse

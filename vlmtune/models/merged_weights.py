@@ -87,7 +87,7 @@ def merge_layers(model: "PeftModel", adapter_folder: Path) -> "tuple[Any, MergeC
             weight = layer.get_base_layer().weight
             before = weight.detach().clone()
             add(weight, layer.get_delta_weight(active), generator)
-            layer.merged_adapters.append(active)
+            layer.merged_adapters.append(active)  # not to be merged once more below
             (right if is_merged(before, weight, change) else wrong).append(name)
         else:
             (others if isinstance(layer, LoraLayer) else wrong).append(name)

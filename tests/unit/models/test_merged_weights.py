@@ -108,16 +108,18 @@ def test_a_layer_that_peft_passed_over(tmp_path: Path) -> None:
     assert check.found.startswith("3 of 4 layers, not in base_model")
 
 
-def test_other_kinds_are_named(tmp_path: Path) -> None:
-    """DoRA also scales the base's weights: merged, and said not to be compared."""
-    folder = adapter(tmp_path, 1e-2, use_dora=True)
+@pytest.mark.parametrize("kind", ["use_dora", "lora_bias"])
+def test_other_kinds_are_named(kind: str, tmp_path: Path) -> None:
+    """DoRA also scales the base's weights, a bias is added: merged, and said not to be compared."""
+    folder = adapter(tmp_path, 1e-2, **{kind: True})
     model = tuned(folder)
     result, check = merge_layers(model, folder)
     assert check.met
     assert check.found == "0 of 0 layers; 4 without plain LoRA are judged by their outputs alone"
     assert not any(isinstance(module, Linear) for module in result.modules())
-    changed = base().state_dict().items()
-    assert sum(not torch.equal(weight, result.state_dict()[name]) for name, weight in changed) == 4
+    before, after = digest_weights(base()), digest_weights(result)
+    changed = {name.rpartition(".")[2] for name in before if before[name] != after[name]}
+    assert changed == ({"weight"} if kind == "use_dora" else {"weight", "bias"})
 
 
 def test_noise_is_a_step_for_one_in_six(tmp_path: Path) -> None:
