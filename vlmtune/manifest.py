@@ -27,6 +27,21 @@ def write_manifest(folder: Path) -> Path:
     return path
 
 
+def first_difference(folder: Path, manifest: str = MANIFEST) -> tuple[str, str] | None:
+    """A file that is not as the folder's manifest records it, and what it is: changed, missing or
+    added. The manifest itself may be that file. None if all are as recorded.
+
+    Args:
+        manifest: name of the manifest's file.
+    """
+    found = hash_files(folder)
+    text = (folder / manifest).read_bytes() if found.pop(manifest, None) else b""
+    recorded = _parse(text)
+    if recorded is None:
+        return manifest, "changed" if text else "missing"
+    return next(iter(differences(recorded, found).items()), None)
+
+
 def require_whole(folder: Path, address: str) -> None:
     """Refuse a folder whose files are not those of its manifest.
 
@@ -36,19 +51,14 @@ def require_whole(folder: Path, address: str) -> None:
     Raises:
         UserError: a file is changed, missing, added or cannot be read; the manifest is one of them.
     """
+    if not any(path.is_file() for path in folder.rglob("*")):
+        raise UserError(f"the artifact at {address} is missing: it has no files.", MAKE_ANEW)
     try:
-        found = hash_files(folder)
-        text = (folder / MANIFEST).read_bytes() if found.pop(MANIFEST, None) else b""
+        difference = first_difference(folder)
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}.", MAKE_ANEW) from None
-    if not found and not text:
-        raise UserError(f"the artifact at {address} is missing: it has no files.", MAKE_ANEW)
-    recorded = _parse(text)
-    if recorded is None:
-        changes = {MANIFEST: "changed" if text else "missing"}
-    else:
-        changes = differences(recorded, found)
-    for name, what in changes.items():
+    if difference:
+        name, what = difference
         raise UserError(
             f"{address}/{name} is {what}: the artifact is not as it was stored.", MAKE_ANEW
         )
@@ -57,7 +67,8 @@ def require_whole(folder: Path, address: str) -> None:
 def _parse(text: bytes) -> dict[str, str] | None:
     """The recorded hashes; None if this is not, byte for byte, a manifest."""
     try:
-        files: dict[str, str] = json.loads(text)
-        return files if render_manifest(files).encode() == text else None
+        files = json.loads(text)
     except ValueError:
         return None
+    is_manifest = isinstance(files, dict) and render_manifest(files).encode() == text
+    return files if is_manifest else None

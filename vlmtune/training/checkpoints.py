@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from vlmtune.manifest import first_difference, render_manifest
 from vlmtune.revision import hash_files
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def mark_complete(folder: Path) -> None:
     digests = hash_files(folder)
     for path in [*folder.rglob("*"), folder, folder.parent]:
         _reach_the_disk(path)
-    _write_at_once(folder / COMPLETE, digests)
+    _write_at_once(folder / COMPLETE, render_manifest(digests))
 
 
 def is_whole(folder: Path) -> bool:
@@ -44,19 +45,10 @@ def is_whole(folder: Path) -> bool:
     that is not."""
     if not (folder / COMPLETE).is_file():
         return False
-    if name := _damaged_file(folder):
-        logger.warning("%s in %s is damaged: it is not used.", name, folder)
-    return name is None
-
-
-def _damaged_file(folder: Path) -> str | None:
-    found = hash_files(folder)
-    del found[COMPLETE]
-    try:
-        marked = json.loads((folder / COMPLETE).read_text())
-        return min((name for name, _ in marked.items() ^ found.items()), default=None)
-    except (ValueError, AttributeError, TypeError):  # no JSON, or not what was written
-        return COMPLETE
+    difference = first_difference(folder, COMPLETE)
+    if difference:
+        logger.warning("%s in %s is damaged: it is not used.", difference[0], folder)
+    return difference is None
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
@@ -72,10 +64,10 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _write_at_once(path: Path, content: dict[str, str]) -> None:
-    """Write JSON so that even after a power cut the file is whole or not there."""
+def _write_at_once(path: Path, text: str) -> None:
+    """Write a file so that even after a power cut it is whole or not there."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1))
+    temporary.write_text(text)
     _reach_the_disk(temporary)
     temporary.replace(path)
     _reach_the_disk(path.parent)
@@ -102,7 +94,7 @@ def mark_finished(folder: Path, run: str) -> None:
     """Mark a training whose adapter is whole with the run that finished it. Its checkpoints are
     kept until the adapter is safe in the artifact store: a disk that fills up in between loses
     nothing."""
-    _write_at_once(folder / FINISHED, {"run": run})
+    _write_at_once(folder / FINISHED, json.dumps({"run": run}))
 
 
 def remove_finished(root: Path, run: str) -> None:
